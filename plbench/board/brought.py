@@ -22,7 +22,7 @@ from plbench.progress import ProgressReport
 LIST = "cells.sha256"
 ARCHIVES = "archives"
 MAX_ARCHIVE = 2 << 30
-"""Bytes of an archive; GitHub keeps no larger one beside a release."""
+"""Maximum bytes of an archive; GitHub accepts no larger file in a release."""
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](https://[A-Za-z0-9.-]+(?::\d{1,5})?/[!-~]+)")
 _MAX_LIST = 1 << 20  # bytes

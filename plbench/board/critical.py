@@ -14,7 +14,8 @@ from plbench.board.text import page_template
 
 LEVEL = 0.05  # of both tests
 MIN_BOARDS = 5
-"""Below this rank tests have next to no power: Demšar's own examples rest on 14 data sets and more."""
+"""Minimum number of boards for tests; with fewer, rank tests have almost no power. Demšar's examples use 14 data sets
+and more."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _friedman(ranks: np.ndarray) -> float:
     centred = ranks - ranks.mean()
     between = num_boards * (centred.mean(axis=0) ** 2).sum()
     within = (centred**2).sum() - between
-    if within < 1e-9:  # all boards agree, on one order or that all are equal
+    if within < 1e-9:  # all boards agree: on one order, or that all are equal
         return 0.0 if between else 1.0
     statistic = (num_boards - 1) * between / within
     return float(f.sf(statistic, num_methods - 1, (num_methods - 1) * (num_boards - 1)))
@@ -166,7 +167,7 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
         return Markup(escape(title if len(title) <= _MAX_TITLE else title[: _MAX_TITLE - 1] + "…"))
 
     bars = []
-    ends: list[int] = []  # of the last bar in each column; a bar stands in the first where it touches no other
+    ends: list[int] = []  # of the last bar in each column; a bar goes to the first column where it touches no other
     for first, last in comparison.cliques:
         column = next((index for index, end in enumerate(ends) if end < first), len(ends))
         ends[column : column + 1] = [last]
@@ -178,7 +179,7 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
         identifier=identifier,
         width=600 + 14 * max(1, len(ends)),
         height=f"{start + _STEP * worst + 6:.0f}",
-        words=Markup(escape(words)),  # html's escapes, which pages were built with, and not markupsafe's
+        words=Markup(escape(words)),  # html's escapes instead of markupsafe's, so that existing pages do not change
         ticks=[(n, place(n)) for n in range(1, worst + 1) if worst <= 12 or n in (1, worst) or n % 5 == 0],
         methods=methods,
         end=None if comparison.difference is None else place(1 + comparison.difference),

@@ -1,4 +1,4 @@
-"""Tables described in Croissant 1.0 (mlcommons.org/croissant), which other programs load them by."""
+"""Descriptions of tables in Croissant 1.0 (mlcommons.org/croissant), with which other programs can load them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CONTEXT = {
     **{term: f"cr:{term}" for term in _TERMS},
 }
 
-_OF_TABLE = {  # columns of a board's CSV that are not figures: type, and what they say
+_OF_TABLE = {  # columns of a board's CSV other than figures: type and description
     "section": (TEXT, "rows are ranked within one: regime, model and way of choosing values"),
     "rank": (INTEGER, "1 + the number of rows that are significantly better; empty where a row is not ranked"),
     "rank_at_cost": (INTEGER, "the rank among rows that cost no more"),
@@ -64,9 +64,9 @@ def as_croissant(board: Mapping[str, Any], table: str, updated: str | None) -> s
     """Return the description of a board's `table.csv`.
 
     Args:
-        board: what it shows.
-        table: content of its CSV.
-        updated: date of the last line of its ledger, "2026-11-29"; None where nothing was added yet.
+        board: its values.
+        table: content of the CSV.
+        updated: date of the last entry of the ledger, "2026-11-29"; None if it is empty.
     """
     head = next(csv.reader(io.StringIO(table)))
     columns = {name: _OF_TABLE.get(name) or (NUMBER, _figure_words(name)) for name in head}
@@ -84,7 +84,7 @@ def as_croissant(board: Mapping[str, Any], table: str, updated: str | None) -> s
 def _figure_words(name: str) -> str:
     metric, _, part = name.rpartition("_")
     if part != "mean":
-        return ""  # the ends of the interval follow the mean that is explained
+        return ""  # interval ends follow their mean, which is described
     named = {"map_c": "mean over classes of average precision", "map_o": "average precision over all cells"}
     return f"{named.get(metric, f'map_c of group {metric}')}, percent; low and high: its 95 % interval"
 
@@ -98,15 +98,15 @@ def describe(
     version: str,
     updated: str | None,
 ) -> str:
-    """Return a Croissant description as JSON: the same values, the same bytes.
+    """Return a Croissant description as JSON; equal values give identical bytes.
 
     Args:
         name: of the dataset.
-        text: what it is.
+        text: description of the dataset.
         distribution: from `file_object` and `file_set`.
         record_sets: from `record_set`.
         version: such as "1.0.0".
-        updated: date, "2026-11-29"; None to leave it out.
+        updated: date, "2026-11-29"; None to omit it.
     """
     content = {
         "@context": _CONTEXT,
@@ -126,10 +126,10 @@ def describe(
 
 
 def file_object(path: str, kind: str, content: bytes) -> dict[str, Any]:
-    """Return a file beside the description, with its sha256.
+    """Describe a file next to the description, with its sha256.
 
     Args:
-        path: below the folder of the description.
+        path: relative to the folder of the description.
         kind: MIME type.
         content: of the file.
     """
@@ -146,21 +146,21 @@ def file_object(path: str, kind: str, content: bytes) -> dict[str, Any]:
 
 
 def file_set(name: str, kind: str, pattern: str) -> dict[str, Any]:
-    """Return the files beside the description whose path matches a pattern."""
+    """Describe the files next to the description whose path matches a pattern."""
     return {"@type": "cr:FileSet", "@id": name, "name": name, "encodingFormat": kind, "includes": pattern}
 
 
 def record_set(
     name: str, text: str, source: str, columns: Mapping[str, tuple[str, str]], *, of_set: bool = False
 ) -> dict[str, Any]:
-    """Return a table.
+    """Describe a table.
 
     Args:
         name: of the table.
-        text: what a row is.
-        source: id of the file, or set of files, that holds it.
-        columns: by name: type, and what it says, which may be "".
-        of_set: whether the source is a set of files.
+        text: description of a row.
+        source: id of the file or file set that contains the table.
+        columns: type and description by name; the description may be "".
+        of_set: whether the source is a file set.
     """
     fields = []
     for column, (kind, words) in columns.items():

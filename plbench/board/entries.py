@@ -17,10 +17,10 @@ from plbench.runs.store import RECORD
 from plbench.runs.tables import PER_CLASS, REPLICATES, ClassRow, EntryError, parse_per_class, parse_replicates
 
 FILES = (RECORD, PER_CLASS, REPLICATES)
-"""Of a record on a board; all else stays with the run."""
+"""Files of a record on a board; all others stay in the run's folder."""
 
 MAX_BYTES = {RECORD: 1 << 20, PER_CLASS: 4 << 20, REPLICATES: 4 << 20}
-"""Bytes beyond which a file is not read at all."""
+"""Maximum size of each file; larger ones are not read."""
 
 Contents = dict[str, bytes]
 """Files of one record by name."""
@@ -40,7 +40,7 @@ class Entry(ScoredRun):
 
     @property
     def key(self) -> str:
-        """Of the run."""
+        """Key of the run."""
         return self.record.key
 
 

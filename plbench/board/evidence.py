@@ -1,9 +1,9 @@
-"""The scores behind records as somebody brings them, in a folder of runs or of published cells, and their labels.
+"""Scores behind records, from a folder of runs or of published cells, and their labels.
 
-A run's own file is known by its hash, which the record states. A published one is Parquet and has another hash: that
-it gives each figure and each of the replicates to the digit is what ties it to its record. Neither ties the labels to
-the data, as whoever permutes them may compute all figures from what results. Labels of test images are the dataset's:
-no simulation, method or seed changes them. So they must be the same in all records of one test set.
+A run's own file is identified by its hash, which the record states. A published file is Parquet with another hash; it
+is tied to its record by reproducing each figure and each replicate to the last digit. Neither proves that the labels
+are genuine, since anyone can permute labels and compute all figures from the result. But test labels come from the
+dataset and do not depend on simulation, method or seed, so they must be the same in all records of one test set.
 """
 
 from __future__ import annotations
@@ -32,36 +32,37 @@ if TYPE_CHECKING:
     from plbench.spec import Protocol
 
 IMAGES = "images.parquet"
-"""Of published cells: test images in the dataset's order, by which they are resampled; those without a label, too."""
+"""Table of published cells: all test images, including unlabelled ones, in the dataset's order, by which they are
+resampled."""
 
 _COLUMNS = ("image_id", "class_id", "score", "label", "top3")
 _MAX_IMAGES_BYTES = 1 << 30  # unpacked: 10 million ids of 100 characters
-_BYTES_PER_CELL = 64  # of unpacked columns, whose texts are in dictionaries
+_BYTES_PER_CELL = 64  # of unpacked columns, with dictionary-encoded text
 
 Question = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder with cells: of runs, `KEY/cells.npz`, or as `board export --cells` writes it, or both.
+    """A folder with cells: of runs (`KEY/cells.npz`), or as written by `board export --cells`, or both.
 
     Attributes:
-        folder: the folder. board: name of the board, which may be a folder below it, and have one for each archive in
-            it, as `board fetch` unpacks them.
+        folder: the folder.
+        board: name of the board; may be a subfolder, with one folder per archive, as unpacked by `board fetch`.
     """
 
     folder: Path
     board: str
 
     def find(self, key: str) -> Path | None:
-        """Return the file of a record's cells; None where there is none. A run's own file comes first."""
+        """Return the file of a record's cells, preferably the run's own; None if there is none."""
         roots = (self.folder, self.folder / self.board, *sorted((self.folder / self.board).glob("*/")))
         found = [root / key / CELLS for root in roots if (root / key / CELLS).is_file()]
         found += [path for root in roots for path in sorted(root.glob(f"cells/*/{key}.parquet"))]
         return found[0] if found else None
 
     def image_ids(self, path: Path, split: str) -> list[str]:
-        """Return ids of the images of a split, in order, beside a published file of cells.
+        """Return the ids of a split's images, in order, from the table next to a published file of cells.
 
         Raises:
             PlbenchError: if they are missing or damaged.
@@ -80,10 +81,10 @@ class Place:
 
 
 def read_published(entry: Entry, path: Path, image_ids: Sequence[str], findings: Findings) -> Cells | None:
-    """Return the cells of a record from Parquet; None, and a problem, where they are none of this record.
+    """Return a record's cells from Parquet; None, with a problem, if they do not belong to the record.
 
     Args:
-        entry: whose. path: of the file. image_ids: of its test split, in order. findings: takes what is wrong.
+        entry: the record. path: of the file. image_ids: of its test split, in order. findings: receives problems.
     """
     number = entry.record.test.num_cells
     try:
@@ -118,19 +119,19 @@ def read_published(entry: Entry, path: Path, image_ids: Sequence[str], findings:
 
 
 def check_scores(cells: Cells, findings: Findings) -> None:
-    """Refuse scores that no method can have given: all are in [0, 1]."""
+    """Reject scores outside [0, 1]."""
     if cells.scores.size:
         low, high = float(cells.scores.min()), float(cells.scores.max())
         findings.require(low >= 0 and high <= 1, "cells: score", f"{low:.6g} to {high:.6g}", "scores between 0 and 1")
 
 
 def digest_of_labels(cells: Cells) -> str:
-    """Return a hash of which cells are known, and of which label; the order of the cells does not count."""
+    """Return a hash of which cells are known and their labels; the order of the cells does not matter."""
     return _digest(cells.rows, cells.class_index, cells.positives, cells.num_images, cells.num_classes)
 
 
 def truth_of(board: Board, protocol: Protocol, workspace: Workspace, note: Callable[[str], None]) -> str | None:
-    """Return the hash of the dataset's own labels of test; None, and a word, where that data is not here.
+    """Return the hash of the dataset's own test labels; None, with a message, if the data is not available.
 
     Raises:
         PlbenchError: if the dataset cannot be opened.
@@ -152,12 +153,12 @@ def check_labels(
 ) -> list[Problem]:
     """Check that the cells of all records of one test set have the same labels.
 
-    Where they differ, those that differ from the data are refused; without data, those that differ from most.
+    Records that differ from the dataset are rejected; without the dataset, those that differ from the majority.
 
     Args:
         found: records with the hash of their cells' labels, oldest first.
-        truth: the hash of the dataset's own labels, where the data is here.
-        name: of the board. note: told where nothing could be compared.
+        truth: hashes of the dataset's own labels, where the dataset is available.
+        name: of the board. note: receives a message if nothing could be compared.
     """
     by_test_set: dict[Question, list[tuple[Entry, str]]] = defaultdict(list)
     for entry, digest in found:
@@ -195,7 +196,7 @@ def _digest(rows: np.ndarray, columns: np.ndarray, positives: np.ndarray, num_im
 
 
 def _unpacked(file: pa.parquet.ParquetFile) -> int:
-    """Return bytes of the columns that are read, as the file states them."""
+    """Return the unpacked size in bytes of the columns to read, as stated in the file."""
     groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
     return sum(
         group.column(c).total_uncompressed_size
@@ -206,10 +207,10 @@ def _unpacked(file: pa.parquet.ParquetFile) -> int:
 
 
 def _places(column: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
-    """Return where each name of a column stands in a list.
+    """Return the position of each of a column's names in a list.
 
     Raises:
-        ValueError: if one is not in it.
+        ValueError: if one is not in the list.
     """
     found = pa.compute.index_in(column.cast(pa.string()), value_set=pa.array(list(names), pa.string()))
     if found.null_count:

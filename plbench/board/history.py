@@ -19,12 +19,12 @@ from plbench.runs.findings import Problem, printable, shown
 
 TIMEOUT = 60  # seconds per git command
 SOURCE = "plbench/__init__.py"
-"""A repository that has it is one of plbench, whose commits records name."""
+"""File that identifies a repository of plbench, which contains the commits named in records."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 KEPT = ("name", "dataset", "protocol", "protocol_sha256", "ceiling_sha256", "dataset_fingerprint", "max_trials")
-"""What a board asks: changed only with its version, but for what was not known before."""
+"""Fields that change only with the board's version, unless they were unset before."""
 
 
 def check_history(folder: BoardFolder, against: str | None, note: Callable[[str], None]) -> list[Problem]:

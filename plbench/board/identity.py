@@ -17,10 +17,10 @@ from plbench.spec import NUMERICS
 Role = Literal["row", "ceiling"]
 
 ACCEPTED_NUMERICS = frozenset({NUMERICS})
-"""Of the present plbench, and of earlier ones whose results it would give again."""
+"""NUMERICS of this plbench, and of earlier versions that give the same results."""
 
 _CLOCKS = timedelta(days=1)  # tolerance for clocks that are ahead
-_WRITTEN = datetime(2026, 11, 29, tzinfo=UTC)  # earlier clock times are wrong
+_WRITTEN = datetime(2026, 11, 29, tzinfo=UTC)  # the clock is wrong if it shows an earlier time
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -81,9 +81,8 @@ def check_tuning(record: Record, board: Board, findings: Findings) -> None:
     findings.require(tuning.num_trials <= most, "tuning.num_trials", tuning.num_trials, f"at most {most}")
     findings.equal("tuning.labels", tuning.labels, spec.protocol.validation_labels)
     own = {**spec.method.params, "lr": spec.plan.lr, "weight_decay": spec.plan.weight_decay}
-    transferred = (
-        {"lr", "weight_decay"} if tuning.regime != spec.regime else set()
-    )  # are not transferred to another regime
+    # lr and weight decay are not transferred to another regime
+    transferred = {"lr", "weight_decay"} if tuning.regime != spec.regime else set()
     findings.equal("tuning.chosen", sorted(tuning.chosen), sorted(tuning.space))
     for name in sorted(tuning.chosen.keys() - transferred):
         findings.equal(f"tuning.chosen.{name}", tuning.chosen[name], own.get(name))

@@ -39,10 +39,10 @@ class Installed:
         return None if method is None else frozenset(method.Params.model_fields)
 
     def facts(self, record: Record) -> dict[str, Any]:
-        """Return fields of a record as they must be by what is installed: names of the very method, and how it was set.
+        """Return fields that must agree with what is installed: the method's names, and the configuration.
 
-        Names are compared where the method's file is the same to the byte. Whether values are the default ones is what
-        protocol, recipe and method say by now: of a method of the same version, under a protocol of the same hash.
+        Names are compared if the method's file is byte-identical. Whether values are the defaults is decided by the
+        current protocol, recipe and method, if the method's version and the protocol's hash match.
         """
         from plbench.runs.registry import source_file, source_sha256
 
@@ -63,7 +63,7 @@ class Installed:
         return known
 
     def _configuration(self, spec: RunSpec, method: type[Method]) -> str | None:
-        """Return "default" or "custom"; None if dataset, protocol or recipe are unknown."""
+        """Return "default" or "custom"; None if dataset, protocol or recipe is unknown."""
         from plbench.runs.plan.resolved import ResolvedRun, is_default
         from plbench.runs.protocol import ProtocolData
 

@@ -1,7 +1,7 @@
-"""Whether records of a board are too much like one another, or too little: copies, and replicates from elsewhere.
+"""Plausibility of a board's records: copies of others, and replicates that do not fit those of other methods.
 
-Thresholds are far outside what the 2,130 records that were on the boards in November 2026 show, so that no genuine one
-is refused. Whoever knows them stays within: they catch what is crude, and cells catch the rest.
+Thresholds are far outside the range of the 2,130 records on the boards in November 2026, so that no genuine record is
+rejected. Forgers who know them can stay within: they catch crude copies, and cells catch the rest.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from plbench.runs.tables import PER_CLASS, REPLICATES
 from plbench.spec import RunSpec
 
 NEAR = 0.02
-"""Percentage points of every class's AP, or of every replicate, below which two trainings are one.
+"""Difference, in percentage points of every class's AP or of every replicate, below which two records are one training.
 
-Of all pairs of records on one board with two seeds or two methods, the two most alike differ by 0.22 in some class,
+Of all pairs of records on one board with different seeds or methods, the two most similar differ by 0.22 in some class,
 and by 0.06 in some replicate.
 """
 
 MIN_PEERS = 20
-"""Records of other methods under one protocol that say what replicates are like."""
+"""Minimum number of records of other methods under one protocol to compare replicates with."""
 
 LEAST_CORRELATION = 0.2
-"""With those of the record of another method that is most like it: on the boards at least 0.32 for mAP(C) and 0.34 for
-mAP(O). Replicates in another order reach 0.12: the largest of 300 that are 0 on average, by 0.03."""
+"""Minimum correlation with the most similar record of another method; on the boards, at least 0.32 for mAP(C) and 0.34
+for mAP(O). Shuffled replicates reach 0.12: the maximum of 300 correlations with mean 0 and standard deviation 0.03."""
 
 SPREADS = {"map_c": (0.22, 2.5), "map_o": (0.4, 3.5)}
-"""Of the standard deviation, as a share of the median over peers: on the boards 0.65 to 1.26 of what the classes' AP
-let expect for mAP(C), and 0.30 for a method near chance; 0.69 to 2.07 for mAP(O)."""
+"""Valid standard deviations, as a share of the median over peers. On the boards, 0.65 to 1.26 of what the classes' AP
+predict for mAP(C), and 0.30 for a method near chance; 0.69 to 2.07 for mAP(O)."""
 
 SHIFTS = (-2.0, 2.5)
-"""Of the replicates' mean from the figure, less what it is for peers, in standard deviations: on the boards -0.80 to
-1.24. Resampling shifts AP up, the more the lower it is."""
+"""Valid differences between the replicates' mean and the figure, minus those of peers, in standard deviations; on the
+boards, -0.80 to 1.24. Resampling increases AP, more so if it is low."""
 
-_NEAR_CHANCE = 0.5  # of the expected spread, below which mAP(C) is noise: its correlation says nothing
+_NEAR_CHANCE = 0.5  # share of the expected spread below which mAP(C) is noise, and its correlation meaningless
 _NEAR_BEST = 99.0  # percent
-_LEAST_DEVIATION = 0.05  # points, of replicates that are kept to 0.01
-_MIN_CLASSES, _MIN_POSITIVES = 5, 20  # fewer, and two trainings may well agree
-_MIN_VALUES = 50  # different ones among replicates
+_LEAST_DEVIATION = 0.05  # points; replicates are rounded to 0.01
+_MIN_CLASSES, _MIN_POSITIVES = 5, 20  # with fewer, two trainings may well agree
+_MIN_VALUES = 50  # distinct ones among replicates
 
 Rows = dict[str, dict[int, set[str]]]
 
 
 def check_copies(entries: Sequence[Entry], learns: Callable[[str], bool]) -> list[Problem]:
-    """Refuse tables or replicates that another seed or method has too; of two records the one that was added later.
+    """Reject tables or replicates that a record of another seed or method has as well; of two records, the later one.
 
-    Two methods may be one model under two names, as a loss is another for some values of its parameters. Then the
-    cells of all their seeds are the same, and the board shows them as one row.
+    Two methods may be the same model under two names, since losses coincide for some values of their parameters. In
+    that case the cells of all their seeds are the same, and the board shows them as one row.
 
     Args:
-        entries: as they were added, oldest first.
-        learns: whether a method of this name may come out differently by its seed.
+        entries: in order of addition, oldest first.
+        learns: whether results of the method with this name may depend on the seed.
     """
     rows: Rows = defaultdict(lambda: defaultdict(set))
     for entry in entries:
@@ -75,9 +75,9 @@ def check_copies(entries: Sequence[Entry], learns: Callable[[str], bool]) -> lis
 
 
 def check_replicates(entries: Sequence[Entry]) -> list[Problem]:
-    """Refuse replicates unlike those of all other methods under one protocol: they resample the same images.
+    """Reject replicates unlike those of all other methods under the same protocol, which resample the same images.
 
-    Where there are fewer than `MIN_PEERS` records of other methods, nothing is compared.
+    Nothing is compared with fewer than `MIN_PEERS` records of other methods.
     """
     problems: list[Problem] = []
     for members in _by_protocol(entries).values():
@@ -95,12 +95,12 @@ def check_replicates(entries: Sequence[Entry]) -> list[Problem]:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Replicates of one metric, of records of one protocol.
+    """Replicates of one metric, of all records of one protocol.
 
     Attributes:
-        metric: its name. correlations: [E, E]. spreads: [E], as a share of what the classes let expect.
-        bias, offsets: [E], of the mean from the figure: as the classes let expect, up to a factor, and as it is.
-        deviations: [E], standard ones. values: [E], the figures.
+        metric: its name. correlations: [E, E]. spreads: [E], standard deviations as a share of the expected ones.
+        bias: [E], expected difference between mean and figure, up to a factor. offsets: [E], actual difference.
+        deviations: [E], standard deviations. values: [E], the figures.
     """
 
     metric: str
@@ -131,11 +131,11 @@ class _Drawn:
         )
 
     def unlike(self, key: str, place: int, others: np.ndarray) -> Iterator[Problem]:
-        """Yield what is unlike the others in the replicates of one record."""
+        """Yield differences between the replicates of one record and those of others."""
         where = f"{REPLICATES}.{self.metric}"
         spread = self.spreads[place] / np.median(self.spreads[others])
         if self.values[place] > _NEAR_BEST or np.median(self.deviations[others]) < _LEAST_DEVIATION:
-            return  # ranked almost without a mistake: what varies is rounding
+            return  # almost perfect ranking: the variation is rounding
         least, most = SPREADS[self.metric]
         if not least <= spread <= most:
             words = f"between {least} and {most} times that"
@@ -152,7 +152,7 @@ class _Drawn:
 
 
 def _expected(entry: Entry) -> np.ndarray:
-    """Return what spread and bias of mAP(C) go with, [2] in points: what AP and positives of classes make of them."""
+    """Return expected spread and bias of mAP(C), [2] in points up to a factor, from the classes' AP and positives."""
     table = [(row.ap / 100, row.positives) for row in entry.per_class if row.ap is not None and row.positives]
     ap, positives = np.array(table or [(0.5, 1)]).T
     noise = np.maximum(ap * (1 - ap), 1e-6) / positives
@@ -160,7 +160,7 @@ def _expected(entry: Entry) -> np.ndarray:
 
 
 def _by_protocol(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
-    """Return records by what seeds their resamples; none whose replicates are missing, which is refused as such."""
+    """Group records by the seed of their resamples; those without replicates are left out, and rejected elsewhere."""
     groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     lengths = Counter(len(one) for entry in entries for one in entry.replicates.values())
     usual = max(lengths, key=lambda length: lengths[length], default=0)
@@ -172,12 +172,12 @@ def _by_protocol(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]
 
 
 def _copies(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry, str]]:
-    """Yield each record that is a copy of an earlier one of another seed or method, with that one, and the file."""
+    """Yield records that copy an earlier one of another seed or method, with that record and the name of the file."""
     ids = np.array([f"{one.seed} {one.method.name} {_setting(one)}" for one in (e.record.spec for e in entries)])
     tables = [entry.sha256[PER_CLASS] for entry in entries]
     cells = [_cells_of(entry) for entry in entries]
     ap, tells = _class_table(entries)
-    # where every class is ranked without a mistake, only thresholds tell two trainings apart
+    # if every class is ranked perfectly, only thresholds distinguish two trainings
     has_thresholds = [all(row.threshold is not None for row in entry.per_class) for entry in entries]
     drawn = [np.nan_to_num(np.stack([entry.replicates[name] for entry in entries])) for name in HEADLINE]
     varied = np.array([min(len(np.unique(values)) for values in of_one) for of_one in zip(*drawn, strict=True)])
@@ -196,13 +196,13 @@ def _copies(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry, str]]:
 
 
 def _class_table(entries: Sequence[Entry]) -> tuple[np.ndarray, np.ndarray]:
-    """Return AP [E, C], and whether they tell a training from others, [E]: in enough classes, short of 100."""
+    """Return AP [E, C], and whether it identifies a training, [E]: enough classes are below 100."""
     size = len(entries[0].per_class)
     ap = np.full((len(entries), size), -1.0)
     tells = np.zeros(len(entries), bool)
     for place, entry in enumerate(entries):
         if len(entry.per_class) != size:
-            ap[place] = -place - 2.0  # another test set, which is refused as such
+            ap[place] = -place - 2.0  # another test set, which is rejected elsewhere
             continue
         ap[place] = [-1.0 if row.ap is None else row.ap for row in entry.per_class]
         telling = [row.positives >= _MIN_POSITIVES and row.ap is not None and row.ap < 99.9 for row in entry.per_class]
@@ -220,7 +220,7 @@ def _setting(spec: RunSpec) -> str:
 
 
 def _may_be_equal(later: Entry, earlier: Entry, rows: Rows, learns: Callable[[str], bool]) -> bool:
-    """Return whether two records may be of one model: by a method without chance, or by rows that are the same."""
+    """Return whether two records may be the same model: of a deterministic method, or in identical rows."""
     one, other = later.record.spec, earlier.record.spec
     if one.seed != other.seed or _setting(one) != _setting(other):
         return one.method.name == other.method.name and not learns(one.method.name)

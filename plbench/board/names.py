@@ -1,4 +1,4 @@
-"""What a text may hold that stands on a page and on other people's terminals, and which numbers are numbers."""
+"""Validation of texts that are shown on pages and terminals, and of numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEEPEST = 12
 MAX_NUMBER = 2**63 - 1
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-_JOINERS = frozenset("\u200c\u200d")  # which some scripts need inside a word
+_JOINERS = frozenset("\u200c\u200d")  # required inside words of some scripts
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _RUNS = re.compile(r"\s*(javascript|vbscript|data|file|blob)\s*:", re.IGNORECASE)
 _LOCAL = re.compile(r"/|~|[A-Za-z]:[/\\]")
@@ -26,15 +26,15 @@ _IS_CLASS = re.compile(r"per_class\.csv\[.*\]\.class_(id|name)|priors\..*\.top\.
 
 
 def flaw_of_name(text: str, *, of_class: bool = False) -> str | None:
-    """Return why a text is no name; None where it is one.
+    """Return why a text is not a valid name; None if it is valid.
 
-    Quotes, commas, parentheses, ampersands, colons and slashes are in names of classes. Markup, backslashes, control,
-    bidirectional and other invisible characters, `..` as part of a path, addresses that are not of the web, and more
-    than `MAX_LENGTH` characters are not.
+    Names may contain quotes, commas, parentheses, ampersands, colons and slashes, as names of classes do. They must not
+    contain markup, backslashes, control, bidirectional or other invisible characters, `..` as part of a path, URLs with
+    schemes other than http(s), or more than `MAX_LENGTH` characters.
 
     Args:
         text: from a record or a table.
-        of_class: it may begin with a slash, as a MID does, and hold the joiners that some scripts need.
+        of_class: allow a leading slash, as in MIDs, and joiners, which some scripts require.
 
     Examples:
         >>> flaw_of_name("/m/01g317", of_class=True), flaw_of_name("Salt & pepper (shakers), 'set'")
@@ -60,7 +60,7 @@ def flaw_of_name(text: str, *, of_class: bool = False) -> str | None:
 
 
 def check_values(entry: Entry, findings: Findings) -> None:
-    """Refuse texts that are no names and numbers that are none, in the record and in its table, however nested."""
+    """Reject invalid names and non-finite numbers in the record and its table, at any depth."""
     for path, value in _leaves(entry.record):
         _check(path, value, findings)
     for row in entry.per_class:
@@ -84,7 +84,7 @@ def _check(path: str, value: Any, findings: Findings) -> None:
 
 
 def _leaves(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yield path and value of all that a record holds, names in dictionaries too; a container where it is too deep."""
+    """Yield path and value of everything in a record, with keys of dictionaries; too deep containers stay whole."""
     items: Iterable[tuple[Any, Any]]
     if isinstance(value, BaseModel):
         items = vars(value).items()

@@ -1,8 +1,8 @@
-"""Packs: the records that were added together for one row, in one file, read with limits.
+"""Packs: records that were added together for one row, in one file that is read with limits.
 
-A pack is `records/<smallest key>.tar.xz`. Its members are the `FILES` of each record, `<key>/<name>`; the tables of one
-name may stand in one file for all (`plbench.board.class_tables`, `plbench.board.replicates`). Records of one row are
-alike: together they take half of what they take one by one.
+A pack is `records/<smallest key>.tar.xz`. Its members are the `FILES` of each record, `<key>/<name>`; tables with the
+same name may be joined into one file (`plbench.board.class_tables`, `plbench.board.replicates`). Records of one row are
+similar: together they take half the space.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from plbench.runs.tables import PER_CLASS, REPLICATES, EntryError
 SUFFIX = ".tar.xz"
 
 MAX_PACK = 64 << 20
-"""Bytes of a pack beyond which it is not read, and of what it unpacks to."""
+"""Maximum size in bytes of a pack, compressed and unpacked."""
 
-_MAX_MEMORY = 128 << 20  # to unpack with; the best preset needs 65 MiB
-_FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 2, "pb": 0}  # for text: nothing aligned
+_MAX_MEMORY = 128 << 20  # for unpacking; the best preset needs 65 MiB
+_FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 2, "pb": 0}  # for text: not aligned
 _KEY = re.compile(r"[0-9a-f]{16}")
 _JOINED = {COLUMNS: (PER_CLASS, as_columns, from_columns), DIFFERENCES: (REPLICATES, as_differences, from_differences)}
 _MEMBER = re.compile(rf"({_KEY.pattern})/({'|'.join(map(re.escape, FILES))})|{'|'.join(map(re.escape, _JOINED))}")
 
 
 def pack_name(keys: Mapping[str, object]) -> str:
-    """Return the name of the file that holds records of these keys."""
+    """Return the name of the file for records with these keys."""
     return f"{min(keys)}{SUFFIX}"
 
 
 def pack_records(records: Mapping[str, Contents]) -> bytes:
-    """Return a pack: the same records, the same bytes.
+    """Return a pack; equal records give identical bytes.
 
     Args:
-        records: files by key, each with its content by name.
+        records: by key: the content of each file, by name.
 
     Raises:
-        PlbenchError: if they are more than a pack may hold.
+        PlbenchError: if they exceed the size of a pack.
     """
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        # files of one kind side by side: they are alike
+        # similar files next to each other, for better compression
         members = {f"{key}/{name}": records[key][name] for name in FILES for key in sorted(records)}
         for joined, (file, join, _) in _JOINED.items():
             content = join([records[key][file] for key in sorted(records)])
@@ -69,7 +69,7 @@ def pack_records(records: Mapping[str, Contents]) -> bytes:
 
 
 def compress(archive: bytes) -> bytes:
-    """Return an archive compressed, as well as xz does text."""
+    """Compress an archive with settings for text."""
     return lzma.compress(archive, filters=[_FILTER])
 
 
@@ -77,7 +77,7 @@ def unpack_records(content: bytes) -> dict[str, Contents]:
     """Return the records of a pack by key, in any order.
 
     Raises:
-        EntryError: if it is damaged, unpacks to more than it may, or holds anything but the plain files of records.
+        EntryError: if it is damaged, unpacks to more than the limit, or contains anything but regular files of records.
             The field is the member's name, or empty.
     """
     unpacked = _decompress(content)
@@ -95,9 +95,9 @@ def unpack_records(content: bytes) -> dict[str, Contents]:
                 if member.size > most:
                     raise EntryError(name, f"has {member.size:,} bytes; expected at most {most:,}")
                 reader = archive.extractfile(member)
-                assert reader is not None  # as it is a plain file
+                assert reader is not None  # a regular file
                 members[member.name] = reader.read()
-            # a damaged header ends the archive as a blank one does
+            # tarfile treats a damaged header like the blank one at the end
             if unpacked[archive.offset :].strip(b"\0"):
                 raise EntryError("", "is damaged, or has something after its end")
     except EntryError:
@@ -143,11 +143,11 @@ def _decompress(content: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Packs:
-    """What lies among the records of a board.
+    """The records folder of a board.
 
     Attributes:
-        records: that the ledger names, by key. paths: of the packs that they are from.
-        problems: whatever else lies there, and what is missing.
+        records: those in the ledger, by key. paths: of their packs.
+        problems: unexpected and missing files.
     """
 
     records: dict[str, Contents]
@@ -156,12 +156,12 @@ class Packs:
 
 
 def read_packs(folder: BoardFolder) -> Packs:
-    """Read each pack of a board once: whole, or not at all where anything in it is not as the ledger has it."""
+    """Read each pack of a board once; packs with anything that does not match the ledger are rejected as a whole."""
     records: dict[str, Contents] = {}
     paths: list[Path] = []
     refused: list[Problem] = []
     strangers: list[Problem] = []
-    named: set[str] = set()  # by packs that were refused: not missing
+    named: set[str] = set()  # in packs that were rejected, so not missing
     all_known = True
     place = folder.path / RECORDS
     for path in sorted(place.iterdir()) if place.is_dir() else ():
@@ -185,7 +185,7 @@ def read_packs(folder: BoardFolder) -> Packs:
         if path.name != pack_name(found):
             refused.append(Problem(stem, where, f"a pack of {pack_name(found)}", "named after its smallest key"))
         elif unknown and folder.is_unnoted(path):
-            continue  # by a process that is at work, or was killed: the next one removes it
+            continue  # of a process that is running or was killed; the next one removes it
         elif unknown:
             words = "records that the ledger names; add them again, or delete it"
             strangers.append(Problem(unknown[0], where, "on disk, but not added", words))
@@ -196,7 +196,7 @@ def read_packs(folder: BoardFolder) -> Packs:
             paths.append(path)
             continue
         named |= found.keys()
-    if all_known:  # else nothing tells what a pack that cannot be read holds
+    if all_known:  # otherwise missing records may be in an unreadable pack
         missing = [key for key in folder.added if key not in records and key not in named]
         words = "a pack that holds it, as the ledger names it"
         refused += [Problem(key, RECORDS, "without it", words) for key in missing]
@@ -204,10 +204,10 @@ def read_packs(folder: BoardFolder) -> Packs:
 
 
 def records_of(folder: BoardFolder) -> dict[str, Contents]:
-    """Return the files of every record that the ledger names, by key.
+    """Return the files of every record in the ledger, by key.
 
     Raises:
-        EntryError: if one is missing, or lies in a pack that cannot be trusted.
+        EntryError: if a record is missing, or its pack was rejected.
     """
     packs = read_packs(folder)
     if folder.added.keys() - packs.records.keys():

@@ -1,7 +1,7 @@
-"""The page of all boards: one HTML file that needs no network, made from plain values that anybody may have written.
+"""The page of all boards: one HTML file without network access, made from untrusted plain values.
 
-It is made as `plbench.runs.page.html` says. Values that the script needs (per-class AP, parameters) travel as JSON in a
-script element of their own per board, parsed when they are first looked at.
+It follows `plbench.runs.page.html`. Values for the script (per-class AP, parameters) are JSON in one script element per
+board, parsed on first use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from plbench.runs.page.html import SHARED, asset, content_hash, harmless, island
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 TALL = 40
-"""Rows beyond which a table scrolls within the page, its header in sight."""
+"""Rows above which a table scrolls within the page, with a fixed header."""
 SCRIPTS = ("filters.js", "classes.js", "details.js", "start.js")
 
 _FILE = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
@@ -30,7 +30,7 @@ _FILE = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `key` names it in links, `first` is the direction that a first click sorts in."""
+    """A column: `key` names it in links, `first` is the sort direction of the first click."""
 
     key: str
     title: str
@@ -41,7 +41,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: what stands in it, what stands below in small print, and what it sorts by if not by its text."""
+    """A cell: its text, small print below, and the value to sort by if it is not the text."""
 
     text: str
     small: str = ""
@@ -50,12 +50,12 @@ class Cell:
 
 
 def render_page(boards: Sequence[Mapping[str, Any]], *, sources: str | None = "../") -> str:
-    """Return the page, the same for the same boards to the byte.
+    """Return the page; the same boards give identical bytes.
 
     Args:
-        boards: plain JSON values, as `board_values` gives them. Those without rows of their own come last.
-        sources: what makes a link of a method's `source_file`: the repository's root as seen from the page, or the
-            address of its files on a web site; None for no links.
+        boards: plain JSON values from `board_values`. Boards without rows of their own come last.
+        sources: prefix that makes a link of a method's `source_file`: the repository's root relative to the page, or
+            the URL of its files; None for no links.
     """
     clean: list[dict[str, Any]] = [harmless(board) for board in boards]
     clean.sort(key=lambda board: not any(section["rows"] for section in board["sections"]))
@@ -78,12 +78,12 @@ def render_page(boards: Sequence[Mapping[str, Any]], *, sources: str | None = ".
 
 
 def file_link(path: str | None, sources: str | None) -> str | None:
-    """Return the link to a file below the repository's root; None for what is not such a path."""
+    """Return the link to a file below the repository's root; None if it is not such a path."""
     return f"{sources}{path}" if path and sources is not None and _FILE.fullmatch(path) else None
 
 
 def _slugs(names: Sequence[str]) -> list[str]:
-    """For each name a different string of harmless characters: an element's id."""
+    """Return a unique id of safe characters for each name."""
     slugs: list[str] = []
     for name in names:
         slug = re.sub(r"[^a-zA-Z0-9._-]+", "-", name)[:64] or "board"
@@ -98,7 +98,7 @@ def _board_view(board: dict[str, Any], slug: str, sources: str | None) -> dict[s
     section_slugs = _slugs([section["id"] for section in board["sections"]])
     sections: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    shared: dict[str, int] = {}  # plans and environments, which most rows have in common
+    shared: dict[str, int] = {}  # plans and environments, which most rows share
     for section, section_slug in zip(board["sections"], section_slugs, strict=True):
         scale = _scale(section["rows"])
         blocks: dict[str, list[dict[str, Any]]] = {"main": [], "ceiling": [], "withdrawn": []}
@@ -146,7 +146,7 @@ def _board_view(board: dict[str, Any], slug: str, sources: str | None) -> dict[s
 
 
 def _scale(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """Return whole percent around all intervals of mAP(C) of a table: one scale for its bars."""
+    """Return the range in whole percent of all intervals of mAP(C) of a table, as the scale of its bars."""
     ends = [end for row in rows for end in (row["figures"]["map_c"] or {}).values() if end is not None]
     return (math.floor(min(ends)), math.floor(max(ends)) + 1) if ends else None
 
@@ -202,7 +202,7 @@ def _duration(hours: float) -> str:
 
 
 def _bar(figure: Mapping[str, Any] | None, scale: tuple[float, float] | None) -> tuple[str, ...] | None:
-    """Return where on a bar of 72 pixels an interval begins and ends, and its mean lies."""
+    """Return the positions of an interval's ends and mean on a bar of 72 pixels."""
     if scale is None or figure is None or None in figure.values():
         return None
     return tuple(f"{4 + 64 * (figure[n] - scale[0]) / (scale[1] - scale[0]):.1f}" for n in ("low", "high", "mean"))
@@ -217,7 +217,7 @@ _KEPT = (
 def _details(
     row: dict[str, Any], view: Mapping[str, Any], section: Mapping[str, Any], shared: dict[str, int]
 ) -> dict[str, Any]:
-    """Return what the script needs of a row; AP in hundredths of a percent, which is short and exact."""
+    """Return the script's values of a row; AP in hundredths of a percent, which is short and exact."""
     numbers = [shared.setdefault(json.dumps(row[n], sort_keys=True), len(shared)) for n in ("plan", "environment")]
     return {
         **{name: row[name] for name in _KEPT},
@@ -231,7 +231,7 @@ def _details(
 
 
 def _choices(boards: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return what the page can be filtered by."""
+    """Return the choices of the page's filters."""
     sections = [section for board in boards for section in board["sections"]]
     quoted = [row["backbone"] for board in boards for row in board["published"]]
     tiers = {row["tier"] for section in sections for row in section["rows"]}

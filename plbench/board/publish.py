@@ -1,4 +1,4 @@
-"""Publishing boards: a static site with the workflows that keep it, and a run as a model card's model-index."""
+"""Publish boards as a static site with its workflows, and a run as the model-index of a model card."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from plbench.runs.record import Record
 
 
 def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
-    """Write the site: page, tables and records, and GitHub workflows that build it and check submissions.
+    """Write the site: page, tables, records, and GitHub workflows that build it and check submissions.
 
-    Only what a ledger names is copied, and only plain files: what a link leads to is nobody's submission.
+    Only regular files named in a ledger are copied: the target of a link may be anything.
 
     Args:
         root: usually `leaderboards`.
-        to: a folder that is not below it.
-        sources: address of the repository's files on the web, which the page links methods to; None for no links.
+        to: a folder that is not inside `root`.
+        sources: URL of the repository's files, for links to methods; None for no links.
 
     Returns:
-        The files written, the page first; without those of the records.
+        The files written, the page first; those of records are left out.
 
     Raises:
-        PlbenchError: if what is built differs from the records, a file is a link, or the folder lies inside the
-            boards'.
+        PlbenchError: if the built files differ from the records, a file is a link, or the target is inside `root`.
     """
     folders = open_boards(root)
     boards = [board_values(folder) for folder in folders]
@@ -51,7 +50,7 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
         contents = {path.relative_to(root): content.encode() for path, content in files.items()}
         workflow = resources.files("plbench.board") / "templates" / "boards.yml"
         contents[Path(".github", "workflows", "boards.yml")] = workflow.read_bytes()
-        contents[Path(".nojekyll")] = b""  # or GitHub's site builder would drop files
+        contents[Path(".nojekyll")] = b""  # otherwise GitHub's site builder drops files
         signed = [root / SIGNERS, *(folder.path / SIGNATURE for folder in folders)]
         packs = [path for board in folders for path in read_packs(board).paths]
         everything = {path.relative_to(root): read_plain(root, path, MAX_PACK) for path in packs} | contents
@@ -69,7 +68,7 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
 
 
 def model_index(record: Record) -> str:
-    """Return a run as the YAML block that Hugging Face reads from a model card.
+    """Return the YAML block of a run that Hugging Face reads from a model card.
 
     Raises:
         PlbenchError: if the run has no test figures.

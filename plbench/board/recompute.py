@@ -1,4 +1,4 @@
-"""A record's figures, tables and replicates once more from its cells, where somebody kept them."""
+"""Recompute a record's figures, tables and replicates from its cells, if available."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from plbench.runs.findings import Findings, defined
 from plbench.runs.store import CELLS
 from plbench.runs.tables import as_metrics, group_members
 
-_BYTES_PER_CELL = 32  # image, class, score, sign; more would be something else
-_ENDS = 5e-4  # of an interval: a replicate at the edge of rounding, of a thousand, falls to either side
+_BYTES_PER_CELL = 32  # image, class, score, sign; larger files contain something else
+_ENDS = 5e-4  # tolerance of interval ends: rounding may move one replicate of a thousand across
 
 
 def check_cells(entry: Entry, place: Place, findings: Findings) -> str | None:
-    """Refuse cells that are not the record's, and whatever does not follow from them.
+    """Reject cells that do not belong to the record, and figures that do not follow from them.
 
     Args:
-        entry: whose. place: where cells lie, among them the record's. findings: takes what is wrong.
+        entry: the record. place: folder of cells. findings: receives problems.
 
     Returns:
-        The hash of their labels; None where there are no cells to speak of.
+        The hash of the cells' labels; None if there are no usable cells.
     """
     path = place.find(entry.key)
     if path is None:
@@ -58,7 +58,7 @@ def _published(entry: Entry, path: Path, place: Place, findings: Findings) -> Ce
 
 
 def _of_run(entry: Entry, path: Path, findings: Findings) -> Cells | None:
-    """Return the very cells whose hash the record states."""
+    """Return the cells from the run's file, if it has the hash stated in the record."""
     stated = entry.record.files.get(CELLS)
     if stated is None:
         findings.refuse(f"files.{CELLS}", "missing", "the hash of the cells")
@@ -73,7 +73,7 @@ def _of_run(entry: Entry, path: Path, findings: Findings) -> Cells | None:
 
 
 def _load(entry: Entry, path: Path, findings: Findings) -> Cells | None:
-    """Return cells of no more classes, images and bytes than the record speaks of."""
+    """Return cells whose classes, images and bytes do not exceed those of the record."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
@@ -112,14 +112,14 @@ def _compare_table(entry: Entry, cells: Cells, findings: Findings) -> None:
 
 
 def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
-    """Compare figures with their intervals, and each replicate."""
+    """Compare figures, intervals and replicates."""
     from plbench.randomness import derive_seed  # imports torch
 
     table, protocol = entry.per_class, entry.record.spec.protocol
     labels = PartialLabels.from_cells([], [], [], num_rows=1, class_ids=[row.class_id for row in table])
     groups = group_members(table, entry.record.test.groups)
     by_id = {name: [table[c].class_id for c in members] for name, members in groups.items()}
-    # in the order of the annotations in train, as far as quintiles tell
+    # approximate order by annotations in train, from quintiles
     order = np.array([row.quintile or 0 for row in table])
     seed = derive_seed(0, "bootstrap", protocol.sha256(), protocol.test_split)
     replicates = summary.draw_replicates(cells, labels, by_id, seed, lambda done, total: None)
@@ -130,7 +130,7 @@ def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
         again.update(dict.fromkeys(since_schema_5))
     _compare("metrics.test", record, again, findings)
     reach = 0.5 * 10.0**-summary.REPLICATE_DECIMALS + ROUNDED
-    # replicates of groups stayed with the run as a rule: their intervals were compared above
+    # replicates of groups usually stay with the run; their intervals were compared above
     kept = {name: drawn for name, drawn in replicates.groups.items() if name in entry.replicates}
     for name, expected in (summary.headline(replicates) | kept).items():
         where, found = f"replicates.csv.{name}", entry.replicates.get(name)
@@ -145,7 +145,7 @@ def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
 
 
 def _thresholds(entry: Entry) -> summary.Thresholds | None:
-    """As the table has them; None where no thresholds were chosen."""
+    """Return the thresholds in the table; None if none were chosen."""
     report = entry.record.test.thresholds
     values = [row.threshold for row in entry.per_class]
     if report is None or None in values:

@@ -1,8 +1,8 @@
-"""Replicates of the records of a row in one file: the first record's, and how the others differ from it.
+"""Compact file of the replicates of a row's records: those of the first record, and differences of the others from it.
 
-Records of one row are resampled alike, so that their replicates rise and fall together. As whole hundredths of a point,
-differences are small numbers; with their high bytes apart from the low ones, which compress best, the replicates of
-five seeds take a fifth less.
+Records of one row use the same resamples, so their replicates are correlated and their differences, in integer
+hundredths of a point, are small. High bytes, which compress best, are stored apart from low ones. This saves a fifth
+for five seeds.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 from plbench.runs.tables import MAX_REPLICATES, EntryError, parse_replicates
 
 DIFFERENCES = "replicates.bin"
-"""A line with the names of the metrics; then int16, little-endian, [record, metric, replicate], in hundredths: every
-low byte, every high byte."""
+"""A line with the names of the metrics, then little-endian int16 hundredths of [record, metric, replicate]: all low
+bytes, then all high bytes."""
 
-_MAX_HEADER = 1 << 12  # bytes, which each record's table repeats
+_MAX_HEADER = 1 << 12  # bytes, repeated in each record's table
 
 
 def as_differences(tables: Sequence[bytes]) -> bytes | None:
-    """Return tables of replicates as one file; None where it would not give back each of them to the byte.
+    """Pack tables of replicates into one file; None if they could not be restored byte-identically.
 
     Args:
-        tables: as `plbench.runs.tables.parse_replicates` reads them.
+        tables: as read by `plbench.runs.tables.parse_replicates`.
     """
     try:
         parsed = [parse_replicates(table) for table in tables]
@@ -41,10 +41,10 @@ def as_differences(tables: Sequence[bytes]) -> bytes | None:
 
 
 def from_differences(content: bytes, num_tables: int) -> list[bytes]:
-    """Return the tables that `as_differences` put into one file.
+    """Unpack the tables packed by `as_differences`.
 
     Raises:
-        EntryError: if it does not hold so many.
+        EntryError: if it does not contain this number of tables.
     """
     header, _, packed = content.partition(b"\n")
     if len(header) > _MAX_HEADER:

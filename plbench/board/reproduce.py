@@ -1,4 +1,4 @@
-"""Running a board's record again, and comparing."""
+"""Repeat a board's record and compare the results."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from plbench.runs.tables import PER_CLASS, REPLICATES
 from plbench.runs.workspace import Workspace
 
 SPREADS = 1.0
-"""On another machine a figure may differ by this many standard deviations between the row's own seeds."""
+"""Tolerance on another machine, in standard deviations between the row's seeds."""
 
 ROUNDING = 1e-4
-"""Percentage points by which a head that trained in company may differ from the same alone: scores add up otherwise."""
+"""Tolerance in percentage points for heads that trained stacked: their sums are rounded differently than alone."""
 
-# where all agree, the same bits come out
+# if all of these agree, results are bit-identical
 _MACHINE = ("plbench", "python", "system", "packages", "device", "cuda", "cpu")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of a record and of its repetition, percent.
+    """One figure of a record and of its repetition, in percent.
 
     Attributes:
-        allowed: the largest difference that counts as reproduced; on the same software and processor 0, or `ROUNDING`
-            if the record's head trained in company; None where nothing tells.
-        within: whether the difference is no larger.
+        allowed: largest difference that counts as reproduced. On the same software and processor 0, or `ROUNDING` if
+            the record's head trained stacked; None if unknown.
+        within: whether the difference is within it.
     """
 
     metric: str
@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """What differs, and by how much it might."""
+        """Description of the difference and its tolerance."""
         if self.allowed is None:
             return f"{self.metric} is not the same, and its row has fewer than {MIN_SEEDS} seeds to say what may differ"
         if self.allowed == 0:
@@ -59,11 +59,11 @@ class Comparison:
 def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Record, list[Comparison]]:
     """Rebuild the spec of a record, run it here, and compare the headline figures.
 
-    On a CPU it runs on as many threads as the record's training had: sums over more threads come in another order, and
-    a training makes tenths of a point of that.
+    On a CPU, the run uses as many threads as the record's training: other numbers of threads change the order of sums,
+    which changes results by tenths of a point.
 
     Raises:
-        PlbenchError: if the board has no such record, or the run cannot be the same here, naming what differs.
+        PlbenchError: if the board has no such record, or the run cannot be the same here, with the difference.
     """
     from torch import get_num_threads
 
@@ -75,7 +75,7 @@ def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Recor
         raise PlbenchError(f"board {board.board.name} has no record {key!r}")
     entries = {other: parse_entry(files) for other, files in records_of(board).items()}
     entry = entries[key]
-    threads = entry.record.environment.get("torch_threads")  # of all heads that trained together
+    threads = entry.record.environment.get("torch_threads")  # of all heads that trained stacked
     own = max(1, threads // (1 + _num_others(entry.record))) if isinstance(threads, int) else None
     with on_threads(own or get_num_threads()):
         record = runner.run(plan_from_spec(entry.record.spec, workspace), workspace, force=True)
@@ -91,14 +91,14 @@ def _num_others(record: Record) -> int:
 def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) -> list[Comparison]:
     """Compare the headline figures of a record with those of its repetition.
 
-    On the same software and processor the tables must be bit-identical: a run is deterministic. If the record's head
-    trained in company, its weights are, and scores differ by rounding. Elsewhere a training goes its own way after
-    some steps, so that a figure may differ as those of other seeds of the row do.
+    On the same software and processor the tables must be bit-identical, since runs are deterministic. If the record's
+    head trained stacked, its weights are identical and scores differ by rounding. Elsewhere trainings diverge after
+    some steps, so that figures may differ like those of the row's seeds.
 
     Args:
         entry: the record.
         repeated: its repetition.
-        siblings: records that differ from it in seed alone.
+        siblings: records that differ from it only in seed.
     """
     same_machine = all(entry.record.environment.get(name) == repeated.environment.get(name) for name in _MACHINE)
     alone = _num_others(entry.record) == _num_others(repeated) == 0
@@ -120,10 +120,13 @@ def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) 
 
 
 def promote(board: BoardFolder, key: str, by: str) -> None:
-    """Note in the ledger that a record was reproduced, and by whom, in a few words.
+    """Add to the ledger that a record was reproduced, and by whom.
+
+    Args:
+        board: the board. key: of the record. by: a few words.
 
     Raises:
-        PlbenchError: if it is not there or was withdrawn.
+        PlbenchError: if the record is missing or withdrawn.
     """
     if key not in board.added or key in board.withdrawn:
         raise PlbenchError(f"board {board.board.name} has no record {key!r} that could be verified")
@@ -131,10 +134,10 @@ def promote(board: BoardFolder, key: str, by: str) -> None:
 
 
 def home_of(boards: list[BoardFolder], key_or_path: str) -> tuple[BoardFolder, str]:
-    """Return the board that has a record, named by its key, the start of it, or its folder.
+    """Return the board and key of a record given by key, prefix of the key, or folder.
 
     Raises:
-        PlbenchError: if none or several have it.
+        PlbenchError: if no board or several have it.
     """
     wanted = Path(key_or_path).name
     found = [(board, key) for board in boards for key in board.added if key.startswith(wanted)]

@@ -1,8 +1,8 @@
-"""A board's rows: records that differ in seed and tuning study only, ranked where they may be.
+"""A board's rows: records that differ only in seed and tuning study, with their ranks.
 
-Rows are ranked within one regime, model and way of choosing values (default, tuned or by hand), by the rules of
-`plbench.metrics.statistics`. With fewer than five seeds a row is provisional and has no rank, nor have the ceiling,
-withdrawn rows, rows whose backbone has seen the test images, and those that a vision-language model helped.
+Rows are ranked within one regime, model and configuration (default, tuned or custom), by the rules of
+`plbench.metrics.statistics`. Rows with fewer than five seeds are provisional and have no rank. The ceiling, withdrawn
+rows, rows whose backbone has seen the test images, and those that use a vision-language model have none either.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from plbench.comparison.identity import row_key
 from plbench.comparison.scores import RowScores, merge_identical
 from plbench.metrics.statistics import MIN_SEEDS_RANKED, compare_pairs
 
-_DIGITS = 4  # of what is written out, in percent: far below any interval
+_DIGITS = 4  # decimals of percentages in files: far finer than any interval
 
 Values = dict[str, Any]
 
 
 class _Row(RowScores[Entry]):
-    """A row on its way into a table."""
+    """A row of a table under construction."""
 
     def __init__(self, label: str, entries: Sequence[Entry], folder: BoardFolder) -> None:
         super().__init__(label, entries)
@@ -49,7 +49,7 @@ class _Row(RowScores[Entry]):
 
     @property
     def status(self) -> str:
-        """In a word, why the row has no rank; "ranked" where it may have one."""
+        """Why the row has no rank, in a word; "ranked" if it may have one."""
         return status(
             {
                 "withdrawn": self.why_withdrawn,
@@ -61,14 +61,14 @@ class _Row(RowScores[Entry]):
 
     @property
     def why_unranked(self) -> str | None:
-        """What makes the row's figures no answer to the board's question: what its models may have seen before."""
+        """Why the row's figures do not answer the board's question: what its models may have seen before."""
         if any(record.spec.embeddings is not None for record in self.records):
             return "it uses a vision-language model, and whether that model has seen the test images is unknown"
         return next((why for record in self.records if (why := record.test_seen_in_pretraining)), None)
 
     @cached_property
     def cost(self) -> Values:
-        """Standard cost of one run (the mean: seeds differ where an epoch was chosen), and time measured alone."""
+        """Standard cost of one run (the mean, since seeds may select different epochs), and time measured alone."""
         first, costs = self.records[0], [record.cost for record in self.records if record.cost is not None]
         alone = [cost for cost in costs if cost.measured_alone]
         standard = [cost.standard for cost in costs if cost.standard is not None]
@@ -85,7 +85,7 @@ class _Row(RowScores[Entry]):
         }
 
     def costs_no_more_than(self, other: _Row) -> bool:
-        """Return whether no count of this row's cost is above the other's: passes, head images, tuning trials."""
+        """Return whether none of this row's costs exceeds the other's: passes, head images, tuning trials."""
         pairs = [(self.cost[name], other.cost[name]) for name in ("image_passes", "head_images", "trials")]
         return all(own is not None and limit is not None and own <= limit for own, limit in pairs)
 
@@ -99,12 +99,12 @@ class _Row(RowScores[Entry]):
 
 
 def board_values(folder: BoardFolder) -> Values:
-    """Return all that the tables and the page of a board show, as plain JSON values. The same records, the same values.
+    """Return all values of a board's tables and page as plain JSON; equal records give equal values.
 
     Raises:
         PlbenchError: if an accepted record or the quotations cannot be read.
     """
-    # what a person chose comes last: most readers look for default and tuned values
+    # custom values last: most readers look for default and tuned ones
     sections = dict(sorted(_sections(folder).items(), key=lambda section: (section[0][-1] == "custom", section[0])))
     entries = sorted((entry for members in sections.values() for entry in members), key=lambda entry: entry.key)
     example = next((entry for entry in entries if entry.key not in folder.withdrawn), None)
@@ -120,7 +120,7 @@ def board_values(folder: BoardFolder) -> Values:
 
 
 def labelled_entries(folder: BoardFolder) -> list[tuple[Entry, Values]]:
-    """Return every record of a board, by rising key, with its row's section, label and status.
+    """Return every record of a board, in ascending order of key, with its row's section, label and status.
 
     Raises:
         PlbenchError: if an accepted record cannot be read.
@@ -134,7 +134,7 @@ def labelled_entries(folder: BoardFolder) -> list[tuple[Entry, Values]]:
 
 
 def _sections(folder: BoardFolder) -> dict[tuple[str, ...], list[Entry]]:
-    """Return a board's records by what rows must have in common to be ranked."""
+    """Group a board's records into sections, within which rows are ranked."""
     place = folder.path / RECORDS
     sections: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for name, files in sorted(records_of(folder).items()):
@@ -151,7 +151,7 @@ def _section_title(example: Entry, configuration: str) -> str:
 
 
 def _rows(members: Sequence[Entry], folder: BoardFolder) -> list[_Row]:
-    """Return the rows of a section's records, withdrawn ones apart."""
+    """Return the rows of a section's records; withdrawn records form separate rows."""
     groups: dict[str, list[Entry]] = defaultdict(list)
     for entry in members:
         groups[f"{entry.key in folder.withdrawn} {row_key(entry.record)}"].append(entry)
@@ -168,7 +168,7 @@ def _quoted(quotation: Quotation) -> Values:
 def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder) -> Values:
     every = _rows(members, folder)
     standing = [row for row in every if row.is_ranked]
-    kept = merge_identical(standing)  # one row of those that are bit-identical; a withdrawn row stays apart
+    kept = merge_identical(standing)  # bit-identical rows become one; withdrawn ones stay separate
     rows = [row for row in every if row not in standing or row in kept]
     rows.sort(key=lambda row: (not row.is_ceiling, row.why_withdrawn is not None, -row.value, row.label))
     ranked = [row for row in rows if row.is_ranked]
@@ -189,10 +189,10 @@ def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder
 
 
 def _rank(rows: Sequence[_Row]) -> float | None:
-    """Give each row its rank and its difference to the best; `rows` come best first.
+    """Set each row's rank and difference to the best; `rows` are sorted, best first.
 
     Returns:
-        The difference from the best row that is found with a chance of 80 %; None where nothing is tested.
+        The difference from the best row that is detected with a power of 80 %; None if nothing is tested.
     """
     pairs = compare_pairs([row.sample("map_c") for row in rows])
     for place, (row, rank) in enumerate(zip(rows, pairs.ranks, strict=True)):
@@ -208,7 +208,7 @@ def _rank(rows: Sequence[_Row]) -> float | None:
 
 
 def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -> list[str]:
-    """Return what a reader of a section has to know before comparing its rows."""
+    """Return notes that are required for comparing a section's rows."""
     records = [record for row in rows for record in row.records]
     notes = []
     if any(record.tuning is not None and record.tuning.labels == "complete" for record in records):

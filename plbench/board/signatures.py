@@ -1,8 +1,8 @@
-"""Maintainers' signatures: what a person decides about a board, nobody else can hand in.
+"""Maintainers' signatures on decisions about a board, so that nobody else can submit them.
 
-A board is its maintainers' in its text and version, and in what was verified or withdrawn; records are everybody's.
-Signatures are OpenSSH's (`ssh-keygen -Y`, of the namespace `plbench-board`), and `allowed_signers` beside the boards is
-its file of who may sign (ssh-keygen(1)). Without that file nothing is signed, and such events are claims.
+Maintainers decide on a board's text and version, and on which records are verified or withdrawn; anybody can add
+records. Signatures are OpenSSH's (`ssh-keygen -Y`, namespace `plbench-board`), and `allowed_signers` next to the boards
+lists who may sign (ssh-keygen(1)). Without that file nothing is signed, and such events are mere claims.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _TIMEOUT = 60  # seconds
 
 
 def decisions(folder: BoardFolder) -> bytes | None:
-    """Return what only maintainers decide about a board, as it is signed; None where nothing was decided yet.
+    """Return the maintainers' decisions on a board as they are signed; None if there are none yet.
 
-    That is canonical JSON of the question, but for the data's fingerprint, which the first record tells, and of all
-    events that are no additions. Of version 1 with records alone, nothing was decided.
+    They are canonical JSON of the setting, without the data's fingerprint, which is set by the first record, and of all
+    events except additions. A board of version 1 with only additions has no decisions.
     """
     events = [event.model_dump(exclude_none=True) for event in folder.ledger if event.event != "added"]
     if folder.board.version == 1 and not events:
@@ -40,16 +40,17 @@ def decisions(folder: BoardFolder) -> bytes | None:
 
 
 def sign(folder: BoardFolder, key: Path) -> Path:
-    """Sign what was decided about a board, as it is now.
+    """Sign the current decisions on a board.
 
     Args:
-        folder: the board. key: file of an SSH key; of a public one if an agent, or a token, has the private one.
+        folder: the board.
+        key: file of an SSH key; a public one if the private key is in an agent or on a token.
 
     Returns:
         The signature's file.
 
     Raises:
-        PlbenchError: if nothing was decided, or ssh-keygen is missing or cannot sign with this key.
+        PlbenchError: if there are no decisions, or ssh-keygen is missing or cannot sign with this key.
     """
     content = decisions(folder)
     if content is None:
@@ -67,12 +68,12 @@ def sign(folder: BoardFolder, key: Path) -> Path:
 
 
 def check_signature(folder: BoardFolder, against: str | None, note: Callable[[str], None]) -> list[Problem]:
-    """Check that what was decided about a board is signed by somebody who may, where somebody is named.
+    """Check that decisions on a board are signed by an allowed signer, if any are listed.
 
     Args:
         folder: the board.
-        against: git commit whose `allowed_signers` counts, so that no change names its own signer; None for HEAD.
-        note: told, in a sentence, that no maintainers are named, where events are what somebody claims.
+        against: git commit whose `allowed_signers` applies, so that no change can add its own signer; None for HEAD.
+        note: receives a message if no maintainers are listed, although there are decisions.
     """
     content, name = decisions(folder), folder.board.name
     if content is None:

@@ -1,4 +1,4 @@
-"""How records come onto a board, are confirmed there, and leave it: the ledger only ever grows."""
+"""Add, verify and withdraw records of boards; the ledger is append-only."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from plbench.spec import Protocol
 
 
 def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | None = None) -> list[tuple[str, str]]:
-    """Copy records, with their per-class tables and replicates, onto the boards of their protocols: a row, one pack.
+    """Copy records, with per-class tables and replicates, to the boards of their protocols, in one pack per row.
 
     Args:
         runs: folders of finished runs.
         root: usually `leaderboards`.
-        refused: told why, for each run that cannot be trusted, which is then left out; None to raise instead.
+        refused: receives the reason for each run that is rejected and left out; None to raise instead.
 
     Returns:
-        Board and key of each record that was added; those that are there already are left out.
+        Board and key of each added record; existing ones are left out.
 
     Raises:
-        PlbenchError: if no board asks a run's question, or a run cannot be trusted, naming the first field. Nothing is
-            added then.
+        PlbenchError: if no board has a run's protocol, or a run is rejected, with the first field. Nothing is added
+            then.
     """
     boards, installed = open_boards(root), Installed()
     for board in boards:
         board.tidy()
-    # by board and row; what was checked is what will be packed, whatever becomes of the run's files meanwhile
+    # by board and row; the checked contents are packed, even if the run's files change meanwhile
     wanted: dict[tuple[BoardFolder, str], dict[str, _Candidate]] = defaultdict(dict)
     for run in runs:
         contents = read_contents(run)
@@ -63,20 +63,20 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
 
 
 class _Candidate(NamedTuple):
-    """A record on its way onto a board, with the files that it was read from."""
+    """A record to add, with the contents of its files."""
 
     entry: Entry
     contents: Contents
 
 
 def _place(board: BoardFolder, candidates: Mapping[str, _Candidate], installed: Installed) -> list[str]:
-    """Move a whole pack onto a board, and note it; return the keys that no other process added meanwhile."""
+    """Add a pack to a board and its ledger; return the keys that no other process added meanwhile."""
     admitted = board.board
     with board.changing() as staging:
         left = {key: candidate for key, candidate in candidates.items() if key not in board.added}
         if not left:
             return []
-        if board.board != admitted:  # another process added the first record, which tells the data
+        if board.board != admitted:  # another process added the first record, which sets the data's fingerprint
             for entry, _ in left.values():
                 _admit(board, entry, installed)
         pack = pack_records({key: candidate.contents for key, candidate in left.items()})
@@ -91,9 +91,9 @@ def _place(board: BoardFolder, candidates: Mapping[str, _Candidate], installed: 
 
 
 def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:
-    """Return the finished runs among these whose protocol is a board's question or ceiling, or one by another seed.
+    """Return the finished runs whose protocol, at any seed, is that of a board or its ceiling.
 
-    Not what a method trained for itself alone, a stage of its own method: it is no row that anybody would choose.
+    Stages that a method trained for itself are left out, since nobody would choose them as rows.
     """
     boards = open_boards(root)
     asked = {sha for board in boards for sha in (board.board.protocol_sha256, board.board.ceiling_sha256)}
@@ -107,7 +107,7 @@ def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:
 
 
 def _homes(entry: Entry, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
-    """Return the boards that ask the run's question, or have its protocol for their ceiling."""
+    """Return the boards that have the run's protocol, also as their ceiling."""
     record = entry.record
     sha256 = record.spec.protocol.sha256()
     homes = [board for board in boards if sha256 in (board.board.protocol_sha256, board.board.ceiling_sha256)]
@@ -120,7 +120,7 @@ def _homes(entry: Entry, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
 
 
 def _admit(board: BoardFolder, entry: Entry, installed: Installed) -> None:
-    """Refuse what the board's verification would refuse."""
+    """Reject what `verify_board` would reject."""
     if problems := check_entry(entry, board.board, installed=installed):
         more = f" ({len(problems)} fields in all)" if len(problems) > 1 else ""
         raise PlbenchError(f"{board.board.name} does not take {problems[0]}{more}")
@@ -133,7 +133,7 @@ def withdraw(key: str, why: str, root: Path) -> list[str]:
         Names of the boards.
 
     Raises:
-        PlbenchError: if no board has it, or it is withdrawn already.
+        PlbenchError: if no board has it, or it is already withdrawn.
     """
     boards = [board for board in open_boards(root) if key in board.added and key not in board.withdrawn]
     if not boards:
@@ -144,14 +144,14 @@ def withdraw(key: str, why: str, root: Path) -> list[str]:
 
 
 def found_board(root: Path, name: str, title: str, protocol: str, registry: Registry, **about: Any) -> BoardFolder:
-    """Found a board for a protocol named as its dataset names it; the ceiling is the dataset's complete labels.
+    """Create a board for a protocol of a dataset; the ceiling uses the dataset's complete labels.
 
     Args:
-        root, name, title: as `new_board` takes them, and `about` for the others.
+        root, name, title: as in `new_board`; `about` has its other arguments.
         protocol: its name. registry: of datasets.
 
     Raises:
-        PlbenchError: if no dataset owns such a protocol; or as `new_board`.
+        PlbenchError: if no dataset has this protocol; or as `new_board`.
     """
     broken = registry.broken("dataset")
     kinds = [registry.dataset(dataset) for dataset in registry.names("dataset") if dataset not in broken]
@@ -174,16 +174,16 @@ def new_board(
     order: int = 100,
     ceiling: Protocol | None = None,
 ) -> BoardFolder:
-    """Found a board.
+    """Create a board.
 
     Args:
         root: usually `leaderboards`.
         name: of the folder. title: of the table. about: one sentence. order: on the page, lowest first.
-        protocol: the question.
-        ceiling: the protocol without a simulation, where there is one.
+        protocol: of the board's records.
+        ceiling: the protocol without a simulation, if there is one.
 
     Raises:
-        PlbenchError: if there is one of that name already, or name or texts are none for a board.
+        PlbenchError: if a board of that name exists, or name or texts are invalid.
     """
     question = {"dataset": protocol.dataset, "protocol": protocol.name, "protocol_sha256": protocol.sha256()}
     complete = None if ceiling is None else ceiling.sha256()
@@ -209,5 +209,5 @@ def new_board(
 
 
 def now() -> str:
-    """Return UTC, to the second."""
+    """Return the current time in UTC, with seconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -29,7 +29,7 @@ def as_json(board: Values) -> str:
 
 
 def as_csv(board: Values) -> str:
-    """One line a row, in plain numbers: percent, percentage points, hours."""
+    """Return one line per row, in plain numbers: percent, percentage points, hours."""
     metrics = ["map_c", "map_o", *board["groups"]]
     parts = ("mean", "low", "high")
     text = io.StringIO()
@@ -53,7 +53,7 @@ def as_csv(board: Values) -> str:
 
 
 def status(row: Values) -> str:
-    """In a word, why a row has no rank; "ranked" where it has one."""
+    """Return why a row has no rank, in a word; "ranked" if it has one."""
     if row["withdrawn"] is not None:
         return "withdrawn"
     if row["ceiling"]:
@@ -64,14 +64,14 @@ def status(row: Values) -> str:
 
 
 def rank_words(row: Values) -> str:
-    """Return a row's rank, and the one among rows that cost no more where it is another: "4 (1 at its cost)"."""
+    """Return a row's rank, and its rank among rows that cost no more if different: "4 (1 at its cost)"."""
     if row["rank"] is None:
         return status(row)
     return str(row["rank"]) + (f" ({row['rank_at_cost']} at its cost)" if row["rank_at_cost"] < row["rank"] else "")
 
 
 def as_markdown(board: Values) -> str:
-    """Return the board's page in the repository."""
+    """Return the board's page in the repository as Markdown."""
     text = page_template("board.md").render(board=board, plain=_markdown, code=_code, table=_table, quoted=_quoted)
     return text.rstrip() + "\n"
 
@@ -86,12 +86,12 @@ def overview(boards: Sequence[Values]) -> str:
 
 
 def page_template(name: str) -> Template:
-    """Return a template of the page, of a picture on it or of its like in Markdown; what HTML shows is escaped."""
+    """Return a template of the page, of a picture on it, or of its Markdown version; values in HTML are escaped."""
     return template_of(TEMPLATES, name)
 
 
 def as_latex(board: Values) -> str:
-    """Return a booktabs table for each section, ready to be included."""
+    """Return a booktabs table for each section, for inclusion in a document."""
     tables = []
     for section in board["sections"]:
         body = _table(section["rows"], board["groups"], "latex_booktabs")
@@ -114,7 +114,7 @@ def _table(rows: Sequence[Values], groups: Sequence[str], style: str) -> str:
 
 
 def _in_markdown(columns: dict[str, str], groups: Sequence[str]) -> dict[str, str]:
-    """Escape what comes from records: names of groups, and of a machine; the method is already."""
+    """Escape text from records: names of groups and machines; the method's already is."""
     columns["cost per run"] = _markdown(columns["cost per run"])
     return {_markdown(name) if name in groups else name: text for name, text in columns.items()}
 
@@ -158,7 +158,7 @@ def cost_words(cost: Values) -> str:
 
 
 def seeds_words(row: Values) -> str:
-    """Return how many trainings a row is a mean over: "5", or "3 × 5" for 3 tuning studies with 5 seeds each."""
+    """Return the number of trainings of a row: "5", or "3 × 5" for 3 tuning studies with 5 seeds each."""
     number = str(len(row["seeds"]))
     return f"{row['studies']} × {number}" if row["studies"] > 1 else number
 
@@ -172,7 +172,7 @@ def figure_words(figure: Values | None) -> tuple[str, str]:
 
 
 def measured(figure: Values | None) -> str:
-    """Return a mean with half of its interval."""
+    """Return a mean with half of its interval as text."""
     return " ".join(figure_words(figure)).rstrip()
 
 
@@ -214,11 +214,11 @@ def _cell(value: Any) -> Any:
 
 
 def _code(text: str) -> str:
-    """Return text for a code span in a table, where backslashes escape nothing."""
+    """Return text for a code span in a table, where backslashes do not escape."""
     return printable(text).translate({ord("`"): "'", ord("|"): "/"})
 
 
 def _latex(text: str) -> str:
-    """Return text with LaTeX's special characters escaped, as tabulate escapes those of a table."""
+    """Return text with LaTeX's special characters escaped, as tabulate does in tables."""
     cell = str(tabulate([[printable(text)]], tablefmt="latex", disable_numparse=True)).splitlines()[2]
     return cell.removesuffix(r"\\").strip()
