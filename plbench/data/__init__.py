@@ -1,1 +1,1 @@
-"""What `plbench data` does to a dataset: fetch it, prepare it, verify it, count it, show it."""
+"""Datasets: labels, images, downloads, shards, and simulation of partial labels."""

@@ -26,7 +26,7 @@ from plbench.progress import ProgressReport
 from plbench.spec import Protocol, Recipe
 
 FINGERPRINT_FORMAT = 2
-"""Raised when fingerprints are made another way, so that what was stored under the old ones is not taken for new."""
+"""Increased when fingerprints are computed differently, so that data stored under old ones is not used."""
 
 
 @dataclass(frozen=True)

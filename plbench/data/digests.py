@@ -23,7 +23,7 @@ from plbench.errors import DataError
 from plbench.files import unwritable
 
 Sha256s = npt.NDArray[np.uint8]
-"""[N, 32]: the sha256 of each of N things; all zeros where one is not there."""
+"""[N, 32]: the sha256 of N items; all zeros if missing."""
 
 Report = Callable[[int, int], None]
 

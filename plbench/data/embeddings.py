@@ -1,18 +1,18 @@
-"""Embeddings of a vision-language model from a file, of a dataset's classes by id, and of its images by split and id.
+"""Embedding files: embeddings of a dataset's classes and images by a vision-language model.
 
 Such a model embeds images and texts in one space. plbench contains none: `plbench data embeddings` writes the file if
 transformers is installed, and any other program can, too. It is an `.npz` of arrays without pickled objects:
 
-| array | shape | what |
+| array | shape | content |
 |---|---|---|
 | `class_ids` | [C], text | the dataset's class ids, in any order |
-| `class_embeddings` | [C, D] | of the classes' names, of any length |
+| `class_embeddings` | [C, D] | of the classes' names, of any norm |
 | `image_ids` | [N], text | `split/id` of each image, such as `train/000000000009`, in any order |
-| `image_embeddings` | [N, D] | of the images, of any length |
+| `image_embeddings` | [N, D] | of the images, of any norm |
 | `logit_scale`, `logit_bias` | [] | optional: logits are `scale * cosine + bias` (CLIP: 100, none) |
-| `model` | [], text | optional: which model |
+| `model` | [], text | optional: name of the model |
 
-It may contain other classes and images, too.
+Additional classes and images are allowed.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from plbench.files import write_atomically
 from plbench.files.arrays import damage_in_words, usable
 
 FOLDER = "embeddings"
-"""Of the cache, with each file by its sha256."""
+"""Folder in the cache, with each file under its sha256."""
 
 MAX_BYTES = 4 << 30
-"""Memory that similarities of a part's images may take: enough for 100,000 images of 10,000 classes."""
+"""Maximum memory for the similarities of a part's images: enough for 100,000 images and 10,000 classes."""
 
 FloatMatrix = npt.NDArray[np.floating[Any]]
 
@@ -191,10 +191,10 @@ def keep_embeddings(name: str, cache: Path) -> str:
 
 
 def kept_embeddings(sha256: str, cache: Path) -> Path:
-    """Return the path of a file that `keep_embeddings` kept.
+    """Return the path of a file stored by `keep_embeddings`.
 
     Raises:
-        DataError: if it is not there, or its content has changed.
+        DataError: if it is missing, or its content has changed.
     """
     path = cache / FOLDER / f"{sha256}.npz"
     if not path.is_file() or file_sha256(path, cache) != sha256:

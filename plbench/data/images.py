@@ -27,7 +27,7 @@ from plbench.errors import DataError
 from plbench.files.paths import below
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""Of the names of image files, in small letters."""
+"""Suffixes of image files, in lower case."""
 
 
 class ImageSource(Protocol):
@@ -51,7 +51,7 @@ class ImageSource(Protocol):
         """Return the encoded image of a row as it is stored."""
 
     def name(self, row: int) -> str:
-        """Return what to call the image of a row in a message."""
+        """Return the name of a row's image for messages."""
 
     def absent(self) -> list[int]:
         """Return rows whose image is missing, without decoding any."""
@@ -80,7 +80,7 @@ class EncodedImages(ABC):
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """Return what to call the image of a row in a message."""
+        """Return the name of a row's image for messages."""
 
     @abstractmethod
     def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:

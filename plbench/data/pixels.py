@@ -1,9 +1,9 @@
 """Decode an image file to what a viewer shows: RGB with 8 bits, upright, transparent parts on white.
 
-The rules, by what a file states and never by what its pixels happen to hold, so that all images of a dataset are read
-alike: values deeper than 8 bits are scaled by the bit depth of the file, EXIF orientation is applied, and of several
-frames or pages the first is taken. Colour profiles are not applied. What has no white that viewers agree on (32-bit
-and signed integers, floats beyond 0 to 1) is refused.
+The rules depend on what a file states, never on its pixel values, so that all images of a dataset are decoded alike:
+values with more than 8 bits are scaled by the file's bit depth, EXIF orientation is applied, and only the first of
+several frames or pages is used. Colour profiles are not applied. Formats on whose white viewers disagree (32-bit and
+signed integers, floats outside 0 to 1) are rejected.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, features
 
 PIXELS = 2
-"""Version of these rules. Features, fingerprints and shards made under another are not used."""
+"""Version of these rules. Features, fingerprints and shards of other versions are not used."""
 
 GROUND = (255, 255, 255)
-"""The colour behind transparent parts."""
+"""Background colour of transparent parts."""
 
 ODDITIES = {
     "transparent": "have transparent parts, which are shown on white",
@@ -27,12 +27,12 @@ ODDITIES = {
     "turned": "are turned by their EXIF orientation",
     "CMYK": "are in CMYK, which is converted without a colour profile",
 }
-"""What is said of images that are stored otherwise than they are shown, by the names that `shown` notes."""
+"""Messages on images that are displayed differently than stored, by the names that `shown` reports."""
 
-# What Pillow raises on broken, truncated, hostile or missing files, and `shown` on those that it refuses.
+# raised by Pillow on broken, truncated, malicious or missing files, and by `shown` on unsupported ones
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
-_ORIENTATION, _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 274, 262, 258, 339  # tags of EXIF and TIFF
+_ORIENTATION, _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 274, 262, 258, 339  # EXIF and TIFF tags
 _SHORT, _WHITE_IS_ZERO, _SIGNED = 3, 0, 2
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,11 +47,11 @@ _CONVERTED_BY_PILLOW = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
 def decoded(file: Path | IO[bytes], min_side: int = 0) -> Image.Image:
-    """Decode an image file to RGB. JPEGs decode at a fraction of their size where that keeps `min_side`.
+    """Decode an image file to RGB; JPEGs are decoded at reduced size if that keeps `min_side`.
 
     Raises:
-        OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError: `DECODING_ERRORS`, whatever is broken
-            or cannot be shown.
+        OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError: `DECODING_ERRORS`, if the file is
+            broken or not supported.
     """
     with opened(file) as image:
         if min_side:
@@ -65,11 +65,12 @@ def opened(file: Path | IO[bytes]) -> Image.Image:
     if image.format == "PNG":
         image.info |= {"rawmode": (rawmode := _rawmode(image))}
         clear = image.info.get("transparency")
-        if isinstance(clear, int) and rawmode in ("L;2", "L;4"):  # Pillow scales such pixels, but not this value
+        # Pillow scales 2- and 4-bit pixels and keeps the high bytes of 16-bit ones, but leaves this value as it is
+        if isinstance(clear, int) and rawmode in ("L;2", "L;4"):
             image.info["transparency"] = clear * 255 // (3 if rawmode == "L;2" else 15)
-        elif isinstance(clear, tuple) and rawmode == "RGB;16B":  # nor here, where it keeps the high bytes of pixels
+        elif isinstance(clear, tuple) and rawmode == "RGB;16B":
             image.info["transparency"] = tuple(value >> 8 for value in clear)
-    elif image.format == "TIFF":  # what loading takes away: Pillow turns a TIFF itself
+    elif image.format == "TIFF":  # read before loading, which rotates TIFFs and drops these tags
         image.info |= {"rawmode": _rawmode(image), "orientation": _tiff_tag(image, _ORIENTATION, 1)}
     return image
 
@@ -78,13 +79,13 @@ def shown(image: Image.Image) -> Image.Image:
     """Convert an image to RGB as a viewer shows it.
 
     Args:
-        image: from `opened`; a JPEG may have been drafted to a fraction of its size.
+        image: from `opened`; JPEGs may be drafted to a reduced size.
 
     Returns:
-        RGB; `info["oddities"]` has the names from `ODDITIES` that hold for the image.
+        RGB; `info["oddities"]` has the names from `ODDITIES` that apply to the image.
 
     Raises:
-        DECODING_ERRORS: if the file is broken. ValueError: if its values have no white that viewers agree on.
+        DECODING_ERRORS: if the file is broken. ValueError: if viewers disagree on which value is white.
     """
     image.load()  # a PNG may state its orientation at its end
     oddities = set()
@@ -103,26 +104,26 @@ def shown(image: Image.Image) -> Image.Image:
 
 
 def is_plain(image: Image.Image) -> bool:
-    """Return whether any decoder gives what is shown: no transparency, orientation or depth to interpret."""
+    """Return whether any decoder gives the same result: no transparency, orientation or depth to interpret."""
     return image.mode in ("1", "L", "P", "RGB") and not image.has_transparency_data and orientation(image) == 1
 
 
 def shown_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height as shown, of an image from `opened`; loads it, unless it is a JPEG, to be drafted still.
+    """Return width and height as shown, of an image from `opened`; loads it, except JPEGs, which can still be drafted.
 
     Raises:
         DECODING_ERRORS: if the file is broken.
     """
-    if image.format not in ("JPEG", "MPO"):  # the latter are several JPEGs in one, as cameras and phones write
+    if image.format not in ("JPEG", "MPO"):  # MPO has several JPEGs in one file, from cameras and phones
         image.load()
     width, height = image.size
     return (height, width) if orientation(image) >= 5 else (width, height)
 
 
 def orientation(image: Image.Image) -> int:
-    """Return EXIF orientation that is still to be applied, 1 to 8; 1 where there is none, or the EXIF block is damaged.
+    """Return the EXIF orientation still to be applied, 1 to 8; 1 if missing or damaged.
 
-    `Image.Exif` reads every entry of the block, which took 4 % of decoding a small JPEG, and warns of damaged ones.
+    `Image.Exif` parses every entry, which took 4 % of decoding a small JPEG, and warns about damaged ones.
     """
     block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
@@ -135,13 +136,13 @@ def orientation(image: Image.Image) -> int:
             tag, kind, _, value = struct.unpack_from(f"{order}HHIH", block, place)
             if tag == _ORIENTATION:
                 return value if kind == _SHORT and value in _TURNS else 1
-    except struct.error:  # it ends within; viewers show such images as they are stored
+    except struct.error:  # truncated; viewers show such images as stored
         return 1
     return 1
 
 
 def _in_rgb(image: Image.Image, oddities: set[str]) -> Image.Image:
-    """Convert the pixels of a loaded image to RGB as they lie, adding "transparent" to its oddities."""
+    """Convert the pixels of a loaded image to RGB, without rotation, and add "transparent" to its oddities."""
     if _SIGNED in _tiff_tag(image, _SAMPLE_FORMAT, ()):
         raise _unshowable(image)
     if image.mode[0] in "IF":
@@ -162,11 +163,11 @@ def _in_rgb(image: Image.Image, oddities: set[str]) -> Image.Image:
 
 
 def _at_eight_bits(image: Image.Image) -> Image.Image:
-    """Return scale modes I;16, I and F to L, or to LA where the file names a transparent value."""
+    """Scale modes I;16, I and F to L, or to LA if the file defines a transparent value."""
     values, white = np.asarray(image), _white(image)
     if image.mode == "F":
         shades = np.rint(values * 255.0)
-        if not ((shades >= 0) & (shades <= 255)).all():  # nor is it where values are not numbers
+        if not ((shades >= 0) & (shades <= 255)).all():  # also if values are NaN
             raise ValueError(
                 f"its values run from {values.min():g} to {values.max():g}, and those of a float image are shown from "
                 "0 (black) to 1 (white); rescale them, or save it with 8 or 16 bits"
@@ -183,12 +184,12 @@ def _at_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _white(image: Image.Image) -> int:
-    """Return the value that is white, by the bit depth of the file; ValueError if viewers agree on none."""
+    """Return the value of white by the file's bit depth; ValueError if viewers disagree on it."""
     if image.mode == "F" and image.format in ("TIFF", "PPM"):
         return 1
     if image.mode.startswith("I;16") and image.format == "TIFF":
-        return (1 << int(max(_tiff_tag(image, _BITS_PER_SAMPLE, (16,))))) - 1  # there are 12 bits, too
-    if image.mode != "F" and image.format in ("PNG", "PPM", "JPEG2000"):  # which Pillow scales to 16 bits
+        return (1 << int(max(_tiff_tag(image, _BITS_PER_SAMPLE, (16,))))) - 1  # 12 bits exist, too
+    if image.mode != "F" and image.format in ("PNG", "PPM", "JPEG2000"):  # Pillow scales these to 16 bits
         return (1 << 16) - 1
     raise _unshowable(image)
 
@@ -200,7 +201,7 @@ def _lab_in_rgb(image: Image.Image) -> Image.Image:
 
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     picture = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    assert picture is not None  # it was not asked to convert in place
+    assert picture is not None  # not converted in place
     return picture
 
 
@@ -217,7 +218,7 @@ def _tiff_tag(image: Image.Image, tag: int, default: Any) -> Any:
 
 
 def _rawmode(image: Image.Image) -> str:
-    """Return how Pillow calls what is stored, such as "RGB;16B"; known until the image is loaded."""
-    tiles = getattr(image, "tile", None)  # what was opened from a file has it
+    """Return Pillow's name of the stored format, such as "RGB;16B"; only known before the image is loaded."""
+    tiles = getattr(image, "tile", None)  # only images opened from a file have it
     arguments = tiles[0][3] if tiles else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)

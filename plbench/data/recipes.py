@@ -1,7 +1,7 @@
-"""Training recipes that more than one dataset uses. A dataset's own published recipe stands in its file.
+"""Training recipes shared by several datasets. A dataset's own published recipe is in its file.
 
-Those of papers have the values of their released code, read at github.com in the repository that each names. What no
-plan can say is in the recipe's notes.
+Recipes of papers have the values of their released code, in the GitHub repository that each names. Whatever a plan
+cannot express is in the recipe's notes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ _IMAGENET: dict[str, tuple[float, float, float]] = {"mean": (0.485, 0.456, 0.406
 
 
 def quick_recipe(image_size: int) -> Recipe:
-    """Return packaged EfficientNet-Lite0, frozen, and a head with one hidden layer: minutes on two CPU cores.
+    """Return a recipe that takes minutes on two CPU cores: frozen packaged EfficientNet-Lite0, one hidden layer.
 
     Args:
-        image_size: side of the square that images are squashed to, px.
+        image_size: side in pixels of the square that images are resized to, without keeping their aspect ratio.
     """
     model = ModelSpec(
         backbone="tf_efficientnet_lite0",
@@ -45,10 +45,10 @@ def quick_recipe(image_size: int) -> Recipe:
 
 
 def cole2021_recipe(batch_size: int, lr: float) -> Recipe:
-    """Return how Cole et al. (CVPR 2021) train on single positive labels, as many do since.
+    """Return the recipe of Cole et al. (CVPR 2021) for single positive labels, which many later papers use.
 
     Args:
-        batch_size, lr: of the whole network, as Zhou et al. (ECCV 2022) have them on the dataset.
+        batch_size, lr: for the whole network, as chosen by Zhou et al. (ECCV 2022) for the dataset.
     """
     code, chosen = "elijahcole/single-positive-multi-label: ", "Correr-Zhou/SPML-AckTheUnknown: main.py"
     common = {"optimizer": "adam", "schedule": "constant", "weight_decay": 0.0, "ema_decay": 0.0}
@@ -83,7 +83,7 @@ def cole2021_recipe(batch_size: int, lr: float) -> Recipe:
 
 
 def mlr_pl_recipe() -> Recipe:
-    """Return how SST, SARB and HST (Chen, Pu et al., 2022) train on partial labels, without what is theirs alone."""
+    """Return the recipe that SST, SARB and HST (Chen, Pu et al., 2022) share for partial labels."""
     code = "HCPLab-SYSU/HCP-MLR-PL: "
     return Recipe(
         name="mlr-pl",
@@ -125,7 +125,7 @@ def mlr_pl_recipe() -> Recipe:
 
 
 def robust_loss_recipe() -> Recipe:
-    """Return how Zhang et al. (Hill and SPLC, 2021) train with missing labels."""
+    """Return the recipe of Zhang et al. (Hill and SPLC, 2021) for missing labels."""
     code = "xinyu1205/robust-loss-mlml: "
     return Recipe(
         name="robust-loss",

@@ -347,10 +347,10 @@ _KINDS = {
 WITHOUT_NEGATIVES = frozenset(
     {"single-positive", "single-positive-size", "single-positive-place", "positive-only", "cole2021"}
 )
-"""Kinds that leave no negative, so that only complete labels can validate."""
+"""Kinds without known negatives, so that only complete labels can validate."""
 
 LABEL_FILE = "labels-file"
-"""The kind whose labels lie in a file; what it names in a protocol is the file's sha256 and ending."""
+"""The kind whose labels are in a file; protocols name it by the file's sha256 and suffix."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Text by row in Arrow's layout: nine million image ids are 200 MB, memory-mapped, not a gigabyte of objects."""
+"""Text by row in Arrow's layout: nine million image ids take 200 MB, memory-mapped, not a gigabyte of objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from plbench.errors import DataError
 
-_CHUNK = 1 << 16  # rows turned into Python strings at a time
+_CHUNK = 1 << 16  # rows converted to Python strings at a time
 _FIELD = "text"
 
 
@@ -48,18 +48,18 @@ class TextColumn(Sequence[str]):
     @overload
     def __getitem__(self, row: slice) -> TextColumn: ...
     def __getitem__(self, row: int | slice) -> str | TextColumn:
-        """Return the text of a row, or a column of some."""
+        """Return the text of a row, or a column for a slice."""
         if isinstance(row, slice):
             return self.take(np.arange(len(self))[row])
         return str(self.array[int(row)].as_py())
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the texts in order, a chunk of them in memory at a time."""
+        """Yield the texts in order, with one chunk in memory at a time."""
         for start in range(0, len(self), _CHUNK):
             yield from self.array.slice(start, _CHUNK).to_pylist()
 
     def __eq__(self, other: object) -> bool:
-        """Return whether another column or sequence holds the same texts."""
+        """Return whether another column or sequence has the same texts."""
         if isinstance(other, TextColumn):
             return bool(self.array.equals(other.array))
         if isinstance(other, tuple | list):
@@ -69,7 +69,7 @@ class TextColumn(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]  # equality goes over every row: not a thing to be a key
 
     def __repr__(self) -> str:
-        """Return the number of rows and the first of them."""
+        """Return the number of rows, and the first ones."""
         return f"TextColumn({len(self):,} rows: {', '.join(map(repr, self[:3]))}{', …' if len(self) > 3 else ''})"
 
     def take(self, index: npt.NDArray[np.integer]) -> TextColumn:
@@ -83,21 +83,21 @@ class TextColumn(Sequence[str]):
 
     @classmethod
     def open(cls, path: Path) -> TextColumn:
-        """Memory-map what `save` wrote; DataError if the file is not such a file."""
+        """Memory-map a file written by `save`; DataError if it is invalid."""
         try:
             with pa.memory_map(str(path)) as file:
                 array = pa.ipc.open_file(file).get_batch(0).column(_FIELD)
-            array.validate(full=True)  # a damaged offset would read foreign memory; 0.1 s for nine million ids
+            array.validate(full=True)  # a damaged offset would read out of bounds; takes 0.1 s for nine million ids
             return cls(array)
         except (OSError, pa.ArrowException, KeyError, ValueError, AssertionError) as error:
             raise DataError(f"{path} does not hold a column written by plbench: {error}") from error
 
 
 class PatternColumn(Sequence[str]):
-    """Texts that follow from ids by a pattern, such as paths: `train/train_{id[0]}/{id}.jpg`. Nothing is stored."""
+    """Texts computed from ids by a pattern, such as paths: `train/train_{id[0]}/{id}.jpg`. Nothing is stored."""
 
     def __init__(self, ids: TextColumn, pattern: str) -> None:
-        """`pattern` is a format string in which `{id}` stands for the row's id."""
+        """Set ids and pattern, a format string in which `{id}` stands for the row's id."""
         self.ids, self.pattern = ids, pattern
 
     def __len__(self) -> int:
@@ -130,7 +130,7 @@ def write_batch(batch: pa.RecordBatch, file: IO[bytes]) -> None:
 
 
 def take(texts: Sequence[str], index: npt.NDArray[np.integer]) -> Sequence[str]:
-    """Return the chosen rows of a column or of a tuple, in the order given."""
+    """Return the chosen rows of a column or tuple, in the order given."""
     if isinstance(texts, TextColumn | PatternColumn):
         return texts.take(index)
     return tuple(texts[row] for row in index.tolist())

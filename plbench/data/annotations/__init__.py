@@ -1,1 +1,1 @@
-"""Annotation files as they are published, read into sparse labels."""
+"""Published annotation files, read as sparse labels."""

@@ -1,4 +1,4 @@
-"""From rows of (image, class, sign), as annotation files have them, to sparse labels."""
+"""Convert rows of (image, class, sign), as in annotation files, to sparse labels."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from plbench.files.checksums import Damaged, check_sums, write_sums
 from plbench.files.plain_json import parse_json
 
 _PATHS = "paths.arrow"
-_NO_CLASS = -2  # column of a row that only mentions its image; -1 is a class that is not among ours
-_PIECE = 1 << 18  # cells sorted at a time: 2 MB of keys
+_NO_CLASS = -2  # column of a row that only names its image; -1 is a class that is not in the class list
+_PIECE = 1 << 18  # cells per sort: 2 MB of keys
 
 _Settled = tuple[npt.NDArray[Any], npt.NDArray[np.int8], Counter[str]]
-"""Classes [K] and signs [K] of cells in order, and how many were "outside", "repeated" and "contradicted"."""
+"""Classes [K] and signs [K] of sorted cells, and the numbers of "outside", "repeated" and "contradicted" ones."""
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What annotation files say about one split.
+    """Annotations of one split.
 
     Attributes:
         image_ids: [N] stable ids.
         labels: of these images.
-        image_paths: [N] relative to the dataset's root, where the files give them.
-        groups: named groups of class ids, where the files define some.
-        notes: sentences on what was found and how it was taken, such as contradictions, for a person to read.
+        image_paths: [N] relative to the dataset's root, if in the files.
+        groups: named groups of class ids, if in the files.
+        notes: sentences on irregularities, such as contradictions, and how they were handled.
     """
 
     image_ids: TextColumn
@@ -50,7 +50,7 @@ class Annotations:
     notes: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
-        """Write all of it into a folder, for `open` to memory-map."""
+        """Write everything to a folder, which `open` can memory-map."""
         self.labels.write(folder)
         self.image_ids.save(folder / "image_ids.arrow")
         if self.image_paths is not None:
@@ -61,7 +61,7 @@ class Annotations:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Memory-map what `write` wrote; DataError if the folder does not hold that, each file as it was written."""
+        """Memory-map a folder written by `write`; DataError if it is invalid or damaged."""
         try:
             check_sums(folder)
         except Damaged as error:
@@ -88,7 +88,7 @@ def _text(value: object) -> str:
 
 
 def refuse_unknown_classes(groups: Mapping[str, Sequence[str]], labels: PartialLabels, source: Path) -> None:
-    """Refuse groups of classes that labels do not have; DataError with the first of them and the file they are from."""
+    """Reject groups with classes that the labels lack: DataError with the first class and the source file."""
     known = set(labels.class_ids)
     for name, ids in groups.items():
         unknown = next((class_id for class_id in ids if class_id not in known), None)
@@ -104,10 +104,10 @@ def note_on_repeated_files(annotations: Annotations, what: str) -> tuple[str, ..
 
     Args:
         annotations: of one split.
-        what: whose they are, such as "split 'train' of 'coco'".
+        what: name for messages, such as "split 'train' of 'coco'".
 
     Raises:
-        DataError: if one id says that a class is in such a file, and another that it is not.
+        DataError: if ids of one file disagree on whether a class is present.
     """
     if annotations.image_paths is None:
         return ()
@@ -153,15 +153,15 @@ def settle_cells(
     class_names: Sequence[str],
     what: str = "labels",
 ) -> tuple[PartialLabels, tuple[str, ...]]:
-    """Return labels from cells in any order, and sentences on those that were left out, repeated or contradicted.
+    """Return labels from cells in any order, and sentences on omitted, repeated and contradictory ones.
 
     Args:
         rows: [K] image row of each cell.
-        columns: [K] class column; -1 for a class that is not among ours.
-        present: [K] whether the class is there.
+        columns: [K] class column; -1 for a class that is not in the class list.
+        present: [K] whether the class is present.
         num_images: N.
         class_ids: [C]. class_names: [C].
-        what: what to call a cell in the sentences.
+        what: name of cells in the sentences.
     """
     in_row = _counters(len(rows), num_images)
     indices, values, tally = _settled(rows, columns, present, len(class_ids), in_row)
@@ -170,29 +170,29 @@ def settle_cells(
 
 
 class CellCollector:
-    """Gathers rows of (image id, class, sign), a batch at a time, and sorts them into labels once.
+    """Collects batches of rows (image id, class, sign), and sorts them into labels once.
 
-    Rows may come in any order. A cell given twice counts once; one given with both signs is unknown, and counted.
-    Three bytes are kept for a row of the file, and its image's id once for every run of rows of that image.
+    Rows may be in any order. Repeated cells count once; cells with both signs are unknown, and counted. Each row takes
+    three bytes of memory, and each run of rows of one image its id.
 
     Attributes:
-        num_rows: that were added. num_outside: of those, once `finish` was called, of a class that is not among ours.
-        first_outside: number, from 0 on, and class of the first of these.
+        num_rows: number of rows added. num_outside: after `finish`, those of classes that are not in the class list.
+        first_outside: number (from 0) and class of the first of these.
     """
 
     def __init__(self, class_ids: Sequence[str], class_names: Sequence[str]) -> None:
-        """Classes in the order of their columns."""
+        """Set the classes, in the order of their columns."""
         self._class_ids, self._class_names = tuple(class_ids), tuple(class_names)
         self._known_ids = pa.array(self._class_ids, pa.string())
         self._batches: list[Future[tuple[Any, ...]]] = []
-        self._threads = ThreadPoolExecutor(max_workers=2)  # Arrow and numpy let go of the interpreter
+        self._threads = ThreadPoolExecutor(max_workers=2)  # Arrow and numpy release the GIL
         self.num_rows, self.num_outside = 0, 0
         self.first_outside: tuple[int, str] | None = None
 
     def add(self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_]) -> None:
-        """Take one batch of rows, Arrow strings [K] and whether each class is present [K]; encode it in a thread.
+        """Add a batch of rows: Arrow strings [K], and whether each class is present [K]; it is encoded in a thread.
 
-        A row whose class is null only says that its image is there.
+        A row whose class is null only adds its image.
         """
         self._batches.append(self._threads.submit(self._encoded, image_ids, class_ids, present, self.num_rows))
         self.num_rows += len(present)
@@ -200,7 +200,7 @@ class CellCollector:
     def _encoded(
         self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_], start: int
     ) -> tuple[Any, ...]:
-        """Return image ids and lengths of the R runs of equal ones [R], columns and signs [K], and `first_outside`."""
+        """Return image id and length of each run of equal ids [R], columns and signs [K], and `first_outside`."""
         runs = pc.run_end_encode(image_ids)
         lengths = np.diff(runs.run_ends.to_numpy(), prepend=0)
         columns = pc.fill_null(pc.index_in(class_ids, value_set=self._known_ids), -1).to_numpy()
@@ -212,12 +212,12 @@ class CellCollector:
         return runs.values, lengths, columns.astype(small), present, first
 
     def finish(self, *, what: str = "rows") -> Annotations:
-        """Return labels and images of all that was added.
+        """Return labels and images of all added rows.
 
-        Every image that a row names is there, in order of first mention.
+        They include every image named in a row, in order of first occurrence.
 
         Args:
-            what: what to call a row in the notes.
+            what: name of rows in the notes.
         """
         with self._threads:
             batches = [future.result() for future in self._batches]
@@ -228,7 +228,7 @@ class CellCollector:
         self.first_outside = next(filter(None, firsts), None)
         del batches, ids, parts
         cells_before = np.concatenate([[0], np.cumsum(lengths)])
-        if (image_ids := _grouped(runs)) is not None:  # as published files are: small sorts, in the processor's cache
+        if (image_ids := _grouped(runs)) is not None:  # the usual case: small sorts within the CPU cache
             is_first = np.ones(len(runs), bool)
             is_first[1:] = pc.not_equal(runs[1:], runs[:-1]).to_numpy(zero_copy_only=False)
             row_of_run = np.cumsum(is_first) - 1
@@ -244,7 +244,7 @@ class CellCollector:
             rows = np.repeat(row_of_run[piece], lengths[piece])
             return _settled(rows, columns[part], present[part], num_classes, in_row)
 
-        with ThreadPoolExecutor(max_workers=2) as pool:  # numpy lets go of the interpreter while it sorts
+        with ThreadPoolExecutor(max_workers=2) as pool:  # numpy releases the GIL while sorting
             settled = list(pool.map(settle, pieces))
         tally = sum((found for _, _, found in settled), Counter[str]())
         matrix = _matrix([part[0] for part in settled], [part[1] for part in settled], in_row, num_classes)
@@ -254,7 +254,7 @@ class CellCollector:
 
 
 def _notes(tally: Counter[str], num_rows: int, what: str) -> tuple[str, ...]:
-    """Return sentences on what was met of cells that were left out."""
+    """Return sentences on omitted, repeated and contradictory cells."""
     sentences = {
         "outside": f"of {num_rows:,} {what} name classes that are not in the class list; left out",
         "repeated": f"{what} repeat what another says; each cell counts once",
@@ -264,7 +264,7 @@ def _notes(tally: Counter[str], num_rows: int, what: str) -> tuple[str, ...]:
 
 
 def _pieces(cells_before: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> list[slice]:
-    """Return runs cut into pieces of about `_PIECE` cells, only at runs that start an image (`starts`)."""
+    """Split runs into pieces of about `_PIECE` cells, only where an image begins (`starts`)."""
     num_runs = len(cells_before) - 1
     wanted = np.searchsorted(cells_before, np.arange(_PIECE, cells_before[-1], _PIECE), side="right") - 1
     cuts = starts[np.searchsorted(starts, wanted, side="right") - 1] if num_runs else wanted
@@ -272,7 +272,7 @@ def _pieces(cells_before: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) 
 
 
 def _grouped(runs: pa.Array) -> pa.Array | None:
-    """Return the distinct ids where equal ones stand side by side, as rising order shows; None where it does not."""
+    """Return the distinct ids if ids are in ascending order, so that equal ones are adjacent; otherwise None."""
     if len(runs) < 2:
         return runs
     before, after = runs[:-1], runs[1:]
@@ -288,7 +288,7 @@ def _settled(
     num_classes: int,
     in_row: npt.NDArray[Any],
 ) -> _Settled:
-    """Return the cells of some rows as CSR has them, each once, contradictions left out, and count them in `in_row`.
+    """Return the cells of some rows in CSR order, without repeats and contradictions, and count them in `in_row`.
 
     They are sorted as keys (row * num_classes + column) * 2 + is_present: with the sign in the last bit, a single sort
     brings together rows, columns, repeats and contradictions.
@@ -326,7 +326,7 @@ def _settled(
 
 
 def _counters(most: int, num_rows: int) -> npt.NDArray[Any]:
-    """Return zeros [N + 1] for the number of cells in each row, behind its place, of a type that can number them."""
+    """Return zeros [N + 1], to count the cells of row i at i + 1, in a dtype that can hold `most`."""
     return np.zeros(num_rows + 1, np.int32 if most < 2**31 else np.int64)
 
 
@@ -336,10 +336,10 @@ def _matrix(
     in_row: npt.NDArray[Any],
     num_classes: int,
 ) -> sparse.csr_array:
-    """Return labels from settled cells, in the order of their rows."""
+    """Return labels from settled cells, in row order."""
     cells = _joined(values).astype(np.int8, copy=False), _joined(indices).astype(in_row.dtype, copy=False)
     matrix = sparse.csr_array((*cells, np.cumsum(in_row, out=in_row)), shape=(len(in_row) - 1, num_classes))
-    matrix.has_canonical_format = True  # sorted and settled
+    matrix.has_canonical_format = True  # sorted, without duplicates
     return matrix
 
 

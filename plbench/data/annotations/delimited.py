@@ -1,4 +1,4 @@
-"""Large CSV files, a batch of rows at a time, with errors that name the file, the row and what would be right."""
+"""Read large CSV files in batches of rows, with errors that name file, row and expected content."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pyarrow.csv as pa_csv
 from plbench.errors import DataError
 
 PRESENCE = {"true_values": ["1", "1.0"], "false_values": ["0", "0.0"]}
-"""How published files write that a class is present or absent; anything else is an error."""
+"""Values of present and absent classes in published files; all others are errors."""
 
 _MAX_HEADER = 4 << 20  # bytes
 _MAX_COLUMNS = 100_000
-_BLOCK = 4 << 20  # bytes parsed at a time: measured fastest of 1, 4, 16 and 64 MB
+_BLOCK = 4 << 20  # bytes per parsed block: the fastest of 1, 4, 16 and 64 MB
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 def header(path: Path) -> list[str]:
-    """Return the names in the first line of a CSV file; no more than 4 MB of it are read.
+    """Return the names in the first line of a CSV file, from at most its first 4 MB.
 
     Raises:
         DataError: if the file cannot be read, is empty, is not UTF-8 text, or its first line is too long.
@@ -52,16 +52,16 @@ def text_batches(
     columns: Mapping[str, pa.DataType],
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the named columns of a CSV file with a header, as Arrow batches. A byte-order mark and CRLF are read right.
+    """Yield named columns of a CSV file with a header as Arrow batches. A byte-order mark and CRLF are allowed.
 
     Args:
         path: of the file.
         columns: Arrow type by name; booleans are read by `PRESENCE`.
-        report: called with bytes read and bytes in all.
+        report: called with bytes read and total bytes.
 
     Raises:
-        DataError: if a column is not there, a row has another number of fields, or a value is not of its type:
-            file, row, what was found.
+        DataError: if a column is missing, a row has the wrong number of fields, or a value has the wrong type; with
+            file, row and what was found.
     """
     names = header(path)
     for name in columns:
@@ -101,7 +101,7 @@ def _batches(
 
 
 def _located(path: Path, columns: Mapping[str, pa.DataType], error: Exception) -> str:
-    """Return Arrow's complaint with the row in it, which it only knows when it reads with one thread."""
+    """Return Arrow's error message with the row, which it only knows when reading with one thread."""
     if "Row #" not in str(error):
         try:
             for _ in _batches(path, columns, lambda done, total: None, threads=False):

@@ -1,4 +1,4 @@
-"""Published annotation files, read once: indexed by their content in the cache and memory-mapped from then on."""
+"""Cached index of annotation files: they are read once, and then memory-mapped from the cache by content."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _DAY = 86_400.0
 
 
 class Index:
-    """The annotations of one split as its files have them.
+    """Annotations of one split, cached.
 
     Attributes:
-        name: of the dataset and the split, for the folder's name.
-        meaning: whatever else decides what reading makes of the files: the reader's version, options.
-        files: that are read.
+        name: of dataset and split, for the folder's name.
+        meaning: everything else that affects the result of reading: the reader's version, options.
+        files: to read.
     """
 
     def __init__(
@@ -39,17 +39,23 @@ class Index:
         files: Sequence[Path],
         warn: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        """Nothing is read yet. Without a cache nothing is kept. `warn` is told of an index that is damaged."""
+        """Store the settings; nothing is read yet.
+
+        Args:
+            cache: folder of the cache; None for none.
+            name, meaning, files: as in the class.
+            warn: receives a message if the index is damaged.
+        """
         self._memory, self._cache = cache, None if cache is None else cache / "index"
         self._name, self._meaning, self._files, self._warn = name, meaning, tuple(files), warn
 
     def key(self) -> str:
-        """Return sha256 over the content of the files and the meaning: equal wherever the files lie."""
+        """Return sha256 over the content of the files and the meaning, which does not depend on paths."""
         digests = file_sha256s(self._files, self._memory)
         return hashlib.sha256(json.dumps([self._name, self._meaning, digests]).encode()).hexdigest()
 
     def get(self, read: Callable[[], Annotations]) -> Annotations:
-        """Return the annotations from the cache, or read from the files, and then kept.
+        """Return the annotations from the cache; if missing, read them from the files and cache them.
 
         Raises:
             DataError: if the files are missing or malformed. StoreError: if the cache cannot be written.
@@ -57,8 +63,8 @@ class Index:
         if self._cache is None:
             return read()
         with ThreadPoolExecutor(max_workers=1) as thread:
-            hashing = thread.submit(self.key)  # seconds for gigabytes: beside the reading, which waits on other things
-            was_indexed = any(self._cache.glob(f"{escape(self._name)}-*"))  # else the key is not worth waiting for
+            hashing = thread.submit(self.key)  # takes seconds for gigabytes: concurrent with reading
+            was_indexed = any(self._cache.glob(f"{escape(self._name)}-*"))  # otherwise the key is not worth waiting for
             if was_indexed and (found := self._open(hashing.result())) is not None:
                 return found
             annotations = read()
@@ -72,21 +78,23 @@ class Index:
         try:
             return Annotations.open(self._folder(key))
         except DataError:
-            return None  # not there, or damaged: made anew
+            return None  # missing or damaged: built again
 
     def _keep(self, annotations: Annotations, key: str) -> Annotations:
         folder = self._folder(key)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.parent.glob(f".{escape(self._name)}-*"):  # of processes killed a day ago or more
+            # of processes that were killed over a day ago
+            for leftover in folder.parent.glob(f".{escape(self._name)}-*"):
                 if time.time() - leftover.stat().st_mtime > _DAY:
                     shutil.rmtree(leftover, ignore_errors=True)
             temporary = fresh_folder(folder.parent, f".{folder.name}.")
             try:
                 annotations.write(temporary)
-                with FileLock(folder.with_name(".lock")):  # of those that find a damaged one, only the first removes it
+                # of several processes that find a damaged index, only the first removes it
+                with FileLock(folder.with_name(".lock")):
                     try:
-                        Annotations.open(folder)  # another process was first
+                        Annotations.open(folder)  # another process was faster
                     except DataError as damage:
                         if folder.is_dir():
                             self._warn(f"{damage}; the index was renamed to {set_aside(folder)} and made again")
@@ -96,4 +104,4 @@ class Index:
         except OSError as error:
             if self._open(key) is None:
                 raise unwritable(folder, error) from error
-        return self._open(key) or annotations  # another process may be replacing a damaged one this very moment
+        return self._open(key) or annotations  # another process may be replacing a damaged index right now

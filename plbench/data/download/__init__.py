@@ -1,1 +1,1 @@
-"""Published files: where they are, fetched and resumed, checked against their checksums, unpacked."""
+"""Published files: URLs, resumable downloads, checksums, and unpacking."""

@@ -1,7 +1,7 @@
-"""Unpacking what was downloaded: zip, tar and tar.gz from strangers, member by member.
+"""Unpack downloaded zip, tar and tar.gz archives, which are not trusted, member by member.
 
-Nothing that an archive says is trusted. A member goes to a hidden name and is renamed once whole, so that a killed
-unpacking leaves no half file under a final name; done again, it leaves the members alone whose bytes are there already.
+Members are written under a hidden name and renamed when complete, so that a killed process leaves no partial file under
+a final name. Repeated unpacking leaves existing identical members alone.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from plbench.files import unwritable
 from plbench.files.paths import is_unsafe, refuse_links
 
 _CHUNK = 1 << 18
-_MAX_HEADER = 1 << 20  # bytes of one tar header; tarfile reads it whole into memory
-_BROKEN = (  # what the parsers raise on damaged archives
+_MAX_HEADER = 1 << 20  # maximum bytes of a tar header, which tarfile reads into memory
+_BROKEN = (  # errors of the parsers on damaged archives
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -47,7 +47,7 @@ _BROKEN = (  # what the parsers raise on damaged archives
 
 @dataclass(frozen=True)
 class _Member:
-    """One entry of an archive, its name checked: `size` as the archive says, `open` None for a folder."""
+    """A member of an archive with a valid name: `size` as stated by the archive, `open` None for a folder."""
 
     name: str
     path: PurePosixPath
@@ -56,19 +56,20 @@ class _Member:
 
 
 def unpack(archive: Path, folder: Path, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Unpack a zip, tar or tar.gz; what lies in the folder already and is equal is left as it is.
+    """Unpack a zip, tar or tar.gz; existing identical files are left alone.
 
-    A zip has a checksum of each member. A tar.gz has one, at its end: when it is damaged, members unpacked before may
-    be too, and are replaced when a sound one is unpacked over them.
+    A zip has a checksum of each member. A tar.gz has one at its end: if it is damaged, members that were unpacked
+    before may be too, and are replaced when an intact archive is unpacked over them.
 
     Args:
-        report: called with (bytes done, bytes in all): unpacked ones of a zip, packed ones of a tar. What it raises
-            ends the unpacking.
+        report: called with (bytes done, total bytes): unpacked bytes of a zip, packed bytes of a tar. Its exceptions
+            stop unpacking.
 
     Raises:
-        DataError: if the archive is damaged, or has a member that is refused: a path that leaves the folder, a link,
-            a device, a duplicate. Of that member nothing is written. PlbenchError: if a link in the folder would lead
-            a member elsewhere. StoreError: if the folder cannot be written to or the disk is too small.
+        DataError: if the archive is damaged, or has an invalid member: a path outside the folder, a link, a device or a
+            duplicate. Invalid members are not written.
+        PlbenchError: if a link in the folder would redirect a member.
+        StoreError: if the folder cannot be written to, or the disk is too small.
     """
     with _explaining_damage(archive), archive.open("rb") as file:
         start = file.read(512)
@@ -85,7 +86,7 @@ def _unpack_zip(archive: Path, folder: Path, report: Callable[[int, int], None])
         with _explaining_damage(archive):
             file = stack.enter_context(zipfile.ZipFile(archive))
             stated = zipfile._EndRecData(file.fp)[4]  # type: ignore[attr-defined]
-            # of a damaged list zipfile may read fewer; some old tools count modulo 65,536
+            # zipfile may read fewer members from a damaged list; some old tools count modulo 65,536
             if (stated - len(file.infolist())) % 0x10000:
                 raise zipfile.BadZipFile(f"{len(file.infolist()):,} of its members can be read")
         members = list(_zip_members(file, archive))  # all are checked before the first is written
@@ -106,7 +107,7 @@ def _unpack_zip(archive: Path, folder: Path, report: Callable[[int, int], None])
 def _zip_members(file: zipfile.ZipFile, archive: Path) -> Iterator[_Member]:
     names = _Names(archive)
     for info in file.infolist():
-        name = info.orig_filename  # zipfile itself cuts the other one at a NUL
+        name = info.orig_filename  # zipfile cuts `filename` at a NUL
         if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise _bad_member(archive, name, "the type of a link or device")
         if info.flag_bits & 1:
@@ -117,7 +118,7 @@ def _zip_members(file: zipfile.ZipFile, archive: Path) -> Iterator[_Member]:
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """A tar header, of which a damaged one is an error: behind the first member, tarfile takes it for the end."""
+    """A tar header that raises an error if damaged; after the first member, tarfile treats that as the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictHeader:
@@ -137,7 +138,7 @@ def _unpack_tar(archive: Path, folder: Path, report: Callable[[int, int], None],
     with contextlib.ExitStack() as stack:
         packed = stack.enter_context(archive.open("rb"))
         source = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=packed)) if is_gzip else packed)
-        with _explaining_damage(archive):  # "|": only onwards, as to step back in a gzip is to begin it anew
+        with _explaining_damage(archive):  # "|": forward only, since seeking back in a gzip starts over
             file = stack.enter_context(tarfile.open(None, "r|", source, bufsize=_CHUNK, tarinfo=_StrictHeader))
         while True:
             with _explaining_damage(archive):
@@ -153,12 +154,12 @@ def _unpack_tar(archive: Path, folder: Path, report: Callable[[int, int], None],
             _check_space(folder, member.size, archive)
             _write_member(member, folder, archive, lambda _: report(min(packed.tell(), total), total))
         with _explaining_damage(archive):
-            while source.read(_CHUNK):  # to its end, where gzip has its checksum
+            while source.read(_CHUNK):  # read to the end, where gzip has its checksum
                 pass
 
 
 class _Names:
-    """The names that an archive has used, to find those that it uses twice."""
+    """Names in an archive, to detect duplicates."""
 
     def __init__(self, archive: Path) -> None:
         self._archive = archive
@@ -166,7 +167,7 @@ class _Names:
         self._folders = {PurePosixPath()}
 
     def check(self, name: str, *, is_folder: bool) -> PurePosixPath:
-        """Return the path of a member below the folder; DataError if it may leave it, cannot be shown, or is taken."""
+        """Return the path of a member in the folder; DataError if it may leave it, is unprintable or a duplicate."""
         if is_unsafe(name) or any(unicodedata.category(letter) == "Cc" for letter in name):
             raise _bad_member(self._archive, name, "a path that leaves the folder, or with control characters")
         path = PurePosixPath(name)
@@ -187,9 +188,9 @@ def _bad_member(archive: Path, name: str, what: str) -> DataError:
 
 
 def _write_member(member: _Member, folder: Path, archive: Path, advance: Callable[[int], None]) -> None:
-    """Write one member under a hidden name, then rename it, unless the very same bytes lie there already."""
+    """Write one member under a hidden name, then rename it, unless an identical file exists."""
     path = folder / member.path
-    # one name per archive and folder, so that what a killed unpacking left is overwritten by the next
+    # one name per archive and folder, so that leftovers of a killed process are overwritten
     hidden = path.with_name(f".{archive.name}.unpacking")
     refuse_links(folder, path)
     _make_folder(path if member.open is None else path.parent)
@@ -201,7 +202,7 @@ def _write_member(member: _Member, folder: Path, archive: Path, advance: Callabl
             for chunk in _read_member(member, archive):
                 file.write(chunk)
                 advance(len(chunk))
-        # what is equal keeps its time, by which its checksum is remembered
+        # an identical file keeps its mtime, which keys its cached checksum
         if not (path.is_file() and filecmp.cmp(hidden, path, shallow=False)):
             hidden.replace(path)
     except OSError as error:
@@ -217,7 +218,7 @@ def _read_member(member: _Member, archive: Path) -> Iterator[bytes]:
     with _explaining_damage(archive), member.open() as source:
         while chunk := source.read(_CHUNK):
             size += len(chunk)
-            if size > member.size:  # a bomb says that it is small
+            if size > member.size:  # zip bombs understate their size
                 raise _bad_member(archive, member.name, f"more than the {member.size:,} bytes that it states")
             yield chunk
         if size != member.size:
@@ -245,7 +246,7 @@ def _check_space(folder: Path, needed: int, archive: Path) -> None:
 def _explaining_damage(archive: Path) -> Iterator[None]:
     try:
         yield
-    except PlbenchError:  # ours, which is a ValueError too
+    except PlbenchError:  # our own error, which is also a ValueError
         raise
     except _BROKEN as error:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Fetching published files: several at once, unpacked, and each either here whole or still to be fetched."""
+"""Download published files in parallel and unpack them; each is either complete or downloaded again."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from plbench.errors import DataError
 from plbench.files import unwritable
 from plbench.files.paths import refuse_links
 
-_GLANCE = 0.1  # seconds between two reports
-_GRACE = 2.0  # seconds for the threads to notice that they are to stop
+_GLANCE = 0.1  # seconds between reports
+_GRACE = 2.0  # seconds for threads to notice that they should stop
 
 
 def total_bytes(files: Sequence[RemoteFile], root: Path) -> int | None:
-    """Return bytes still to be fetched; None where a publisher does not state a size and its server does not tell."""
+    """Return the number of bytes to download; None if neither publisher nor server states a file's size."""
     sizes = _sizes([file for file in _distinct(files) if not is_here(file, root)], root).values()
     return None if None in sizes else sum(size for size in sizes if size is not None)
 
@@ -51,25 +51,26 @@ def download(
     parallel: int = 4,
     note: Callable[[str], None],
 ) -> None:
-    """Fetch what is not here, verify it, and unpack what is to be unpacked.
+    """Download missing files, verify them, and unpack archives.
 
-    Killed at any time and called again, it goes on where it stood. Archives that it fetched are deleted once they are
-    unpacked; those that a person put there are verified, unpacked and left.
+    If it was killed, the next call continues where it stopped. Downloaded archives are deleted after unpacking; those
+    that were there before are verified, unpacked and kept.
 
     Args:
-        report: called from this thread with (bytes fetched, bytes to fetch); the second grows where sizes are unknown.
-        parallel: files at a time.
-        note: called from this thread with a line that a person may want to read.
+        report: called from this thread with (bytes downloaded, total bytes); the total grows if sizes are unknown.
+        parallel: maximum number of concurrent downloads.
+        note: called from this thread with messages for the user.
 
     Raises:
-        DataError: if a file cannot be had, or is not what its publisher states. The other files stop; what arrived of
-            them is kept. StoreError: if the root cannot be written to, or the disk fills up.
+        DataError: if a file is not available, or differs from what its publisher states. Other downloads stop; their
+            data is kept.
+        StoreError: if the root cannot be written to, or the disk is full.
     """
     files = _distinct(files)
     if all(is_here(file, root) for file in files):
         return
     with _only_one(root, note):
-        files = [file for file in files if not is_here(file, root)]  # another process may have fetched some
+        files = [file for file in files if not is_here(file, root)]  # another process may have downloaded some
         sizes = _sizes(files, root)
         _check_space(sizes, root, parallel)
         stop = threading.Event()
@@ -84,7 +85,7 @@ def download(
                 if size is None and transfer.total is not None:
                     size = transfer.total - start
                 done += fetched
-                total += fetched + 1 if size is None else max(size, fetched)  # of unknown size: at least one more
+                total += fetched + 1 if size is None else max(size, fetched)  # of unknown size: at least one more byte
             return done, total
 
         pool = concurrent.futures.ThreadPoolExecutor(max(parallel, 1), thread_name_prefix="download")
@@ -96,10 +97,10 @@ def download(
                 while not notes.empty():
                     note(notes.get_nowait())
                 report(*progress())
-                for future in futures:  # in the order of the files, should two have failed
+                for future in futures:  # in the order of the files, in case several failed
                     if future.done():
                         future.result()
-        finally:  # also at Ctrl-C, which reaches this thread only
+        finally:  # also on Ctrl-C, which only this thread receives
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for transfer in transfers:
@@ -108,7 +109,7 @@ def download(
 
 
 def _obtain(transfer: Transfer) -> None:
-    """Fetch one file and unpack it; in a thread of its own."""
+    """Download and unpack one file, in its own thread."""
     transfer.pulse()
     file, root = transfer.file, transfer.root
     path = root / file.path
@@ -136,15 +137,15 @@ def _obtain(transfer: Transfer) -> None:
             f"{path} was unpacked, and {', '.join(absent)} not among its members, so it is not the archive "
             f"expected from {file.url}; delete it, and get the right one"
         )
-    if hasattr(os, "sync"):  # not on Windows
-        os.sync()  # else a power cut could leave the record and take the members
+    if hasattr(os, "sync"):  # not available on Windows
+        os.sync()  # otherwise a power failure could keep the record and lose the members
     write_record(file, root, dataclasses.replace(record, state="unpacked"))
     if not record.by_hand:
         path.unlink(missing_ok=True)
 
 
 def _distinct(files: Sequence[RemoteFile]) -> list[RemoteFile]:
-    """Return each file once, for two splits may share one; DataError if two are to be kept under one path."""
+    """Remove duplicates, since splits may share files; DataError if two files have the same path."""
     by_path: dict[str, RemoteFile] = {}
     for file in files:
         if by_path.setdefault(file.path, file).url != file.url:
@@ -153,7 +154,7 @@ def _distinct(files: Sequence[RemoteFile]) -> list[RemoteFile]:
 
 
 def _sizes(files: Sequence[RemoteFile], root: Path) -> dict[RemoteFile, int | None]:
-    """Return bytes still to be fetched of each file; the servers are asked all at once, for one may be slow."""
+    """Return the remaining bytes of each file; servers are asked in parallel, since some are slow."""
 
     def left(file: RemoteFile) -> int | None:
         if (root / file.path).is_file() and (read_record(file, root) is None or is_kept(file, root)):
@@ -166,9 +167,9 @@ def _sizes(files: Sequence[RemoteFile], root: Path) -> dict[RemoteFile, int | No
 
 
 def _check_space(sizes: dict[RemoteFile, int | None], root: Path, parallel: int) -> None:
-    """Check before the first byte whether the files fit, and what comes out of the archives: no less than they are.
+    """Check that disk space suffices for the files and the archives' contents, which are at least as large.
 
-    As many archives as are fetched at a time lie beside what comes out of them.
+    As many archives as are downloaded in parallel exist next to their contents.
     """
     archives = sorted((size or 0 for file, size in sizes.items() if file.unpack is not None), reverse=True)
     kept = sum(size or 0 for file, size in sizes.items() if file.unpack is None)
@@ -183,7 +184,7 @@ def _check_space(sizes: dict[RemoteFile, int | None], root: Path, parallel: int)
 
 @contextlib.contextmanager
 def _only_one(root: Path, note: Callable[[str], None]) -> Iterator[None]:
-    """Hold the root for this process; wait while another one fetches into it."""
+    """Lock the root for this process; wait while another one downloads into it."""
     refuse_links(root, root / RECORDS / "lock")
     lock = FileLock(root / RECORDS / "lock")
     try:
@@ -196,7 +197,7 @@ def _only_one(root: Path, note: Callable[[str], None]) -> Iterator[None]:
     except OSError as error:
         raise unwritable(root, error) from error
     try:
-        for leftover in (root / RECORDS).glob(".*.tmp"):  # of a process that was killed while it wrote a record
+        for leftover in (root / RECORDS).glob(".*.tmp"):  # of a process that was killed while writing a record
             leftover.unlink(missing_ok=True)
         yield
     finally:

@@ -1,8 +1,7 @@
-"""Published files: where they come from, where they are kept, and how one knows that they are here whole.
+"""Published files: their URLs and paths, and records that tell whether they are complete.
 
-Each file that was fetched leaves a small record in `.downloaded/` below the dataset's root. A record that says
-"being unpacked" is written before an archive's first member and replaced after its last, so that a half-unpacked
-folder is never taken for a whole one.
+Each downloaded file has a small record in `.downloaded/` below the dataset's root. An archive's record is "unpacking"
+from before its first member until after its last, so that a partly unpacked folder is never considered complete.
 """
 
 from __future__ import annotations
@@ -32,17 +31,16 @@ class RemoteFile:
 
     Attributes:
         url: http or https.
-        path: where it is kept, relative to the dataset's root. An archive that was fetched and unpacked is deleted.
-        kind: what it holds.
-        split: the split it belongs to; None where all need it.
-        size: bytes, where its publisher states it.
-        checksum: `md5:…` or `sha256:…` in lower-case hex, where it is known.
-        unpack: folder relative to the root (`.` for the root itself) into which an archive's members go; None for a
-            file that is kept as it is.
-        makes: paths relative to the root, files or folders, that are there once it is unpacked.
+        path: relative to the dataset's root. Archives are deleted after download and unpacking.
+        kind: of its content.
+        split: the split it belongs to; None if all need it.
+        size: bytes, if stated by its publisher.
+        checksum: `md5:…` or `sha256:…` in lower-case hex, if known.
+        unpack: folder for an archive's members, relative to the root (`.` for the root itself); None for other files.
+        makes: files or folders, relative to the root, that exist after unpacking.
 
     Raises:
-        DataError: if an address, a path or a checksum is not of that form.
+        DataError: if a URL, path or checksum has another form.
     """
 
     url: str
@@ -66,20 +64,20 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """Last part of its path."""
         return PurePosixPath(self.path).name
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What is known of a file that was fetched.
+    """Record of a downloaded file.
 
     Attributes:
         size: bytes.
-        checksum: the one that it was verified against; None where nobody states one.
-        state: `kept`: the file lies at its path; `unpacking`: an archive's members may be there in part;
-            `unpacked`: they all are.
-        by_hand: a person put it at its path, where it therefore stays.
+        checksum: verified checksum; None if none is stated.
+        state: `kept`: the file is at its path; `unpacking`: an archive's members may be incomplete; `unpacked`: they
+            are complete.
+        by_hand: the user put it at its path, so it is not deleted.
     """
 
     size: int
@@ -88,7 +86,7 @@ class FileRecord:
     by_hand: bool = False
 
     def describes(self, file: RemoteFile) -> bool:
-        """Return whether this is the same publication: a later one may have another size or checksum."""
+        """Return whether this is the same version of the file; others may have a different size or checksum."""
         if file.size is not None and file.size != self.size:
             return False
         if file.checksum is None or self.checksum is None:
@@ -97,12 +95,12 @@ class FileRecord:
 
 
 def record_path(file: RemoteFile, root: Path) -> Path:
-    """Return where a file's record lies; the quoting keeps `a/b` and `a_b` apart."""
+    """Return the path of a file's record; quoting distinguishes `a/b` from `a_b`."""
     return root / RECORDS / f"{quote(file.path, safe='')}.json"
 
 
 def read_record(file: RemoteFile, root: Path) -> FileRecord | None:
-    """Return the record of a file; None where it was not fetched, or the record cannot be read."""
+    """Return the record of a file; None if it was not downloaded, or the record cannot be read."""
     try:
         content = parse_json(record_path(file, root).read_bytes())
         found = FileRecord(int(content["size"]), content["checksum"], content["state"], content["by_hand"])
@@ -118,29 +116,29 @@ def write_record(file: RemoteFile, root: Path, record: FileRecord) -> None:
 
 
 def part_path(file: RemoteFile, root: Path) -> Path:
-    """Return where a file grows until it is whole and verified."""
+    """Return the path of a file until it is complete and verified."""
     path = root / file.path
     return path.with_name(f"{path.name}.part")
 
 
 def bytes_of_part(file: RemoteFile, root: Path) -> int:
-    """Return how much of an unfinished file there is."""
+    """Return the size of an unfinished file in bytes."""
     part = part_path(file, root)
     return part.stat().st_size if part.is_file() else 0
 
 
 def is_kept(file: RemoteFile, root: Path) -> bool:
-    """Return whether the file itself, archive or not, lies at its path as it was fetched."""
+    """Return whether the file itself, archive or not, is at its path as downloaded."""
     record = read_record(file, root)
     path = root / file.path
     return record is not None and record.describes(file) and path.is_file() and path.stat().st_size == record.size
 
 
 def is_here(file: RemoteFile, root: Path) -> bool:
-    """Return whether nothing is left to do: the file is kept whole, or the archive unpacked completely.
+    """Return whether nothing is left to do: the file is complete, or the archive completely unpacked.
 
-    A person may have done it by hand, which leaves no record: then a file of the stated size counts, and an archive
-    all of whose `makes` are there.
+    Files that the user downloaded have no record. They are complete if they have the stated size, archives if all of
+    `makes` exist.
     """
     record = read_record(file, root)
     made = all((root / path).exists() for path in file.makes)
@@ -161,7 +159,7 @@ def compute_checksum(path: Path, algorithm: str, pulse: Callable[[], None]) -> s
     """Return `md5:…` or `sha256:…` of a whole file.
 
     Args:
-        pulse: called again and again; what it raises ends the reading.
+        pulse: called repeatedly; its exceptions stop reading.
     """
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
@@ -172,7 +170,7 @@ def compute_checksum(path: Path, algorithm: str, pulse: Callable[[], None]) -> s
 
 
 def size_in_words(size: int) -> str:
-    """Return bytes in a unit that a person would use.
+    """Format a number of bytes in a suitable unit.
 
     Examples:
         >>> size_in_words(350264821), size_in_words(13510573713), size_in_words(900)

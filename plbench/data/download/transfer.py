@@ -1,7 +1,7 @@
-"""One published file over HTTP: resumed where it stood, never spliced from two versions, verified before it counts.
+"""Download one file over HTTP: resumable, never mixed from two versions, and verified before use.
 
-The file grows as `<path>.part`. Beside it, `<path>.part.json` says which version on the server it comes from. Only
-when the whole `.part` was verified is it flushed to disk and renamed.
+The file grows as `<path>.part`, next to `<path>.part.json` with its version on the server. Once verified, it is flushed
+to disk and renamed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from plbench.errors import DataError
 from plbench.files import unwritable, write_json
 from plbench.files.plain_json import parse_json
 
-_TIMEOUT = (10.0, 30.0)  # seconds: to connect, and between two pieces of a body
-_TRIES = 6  # in a row without headway
-_BACKOFF = 0.5  # seconds, doubled at each try
-_MAX_WAIT = 30.0  # seconds; a server's Retry-After may ask for an hour
-_HEADWAY = 1 << 16  # bytes; a connection that dies after fewer made none
+_TIMEOUT = (10.0, 30.0)  # seconds: to connect, and between two chunks of a body
+_TRIES = 6  # in a row without progress
+_BACKOFF = 0.5  # seconds, doubled with each try
+_MAX_WAIT = 30.0  # seconds; a server's Retry-After may be an hour
+_HEADWAY = 1 << 16  # bytes; fewer before a connection is lost do not count as progress
 _CHUNK = 1 << 16
-_WINDOW = 60.0  # seconds over which a body has to arrive at `_SLOWEST` bytes a second
+_WINDOW = 60.0  # seconds over which the average rate must reach `_SLOWEST` bytes per second
 _SLOWEST = 1 << 10
-_MOST_UNSTATED = 64 << 30  # bytes of a body whose length nobody states, and at most half of what the disk has free
-_PASSING = frozenset({408, 425, 429})  # answers below 500 that a later try may not get
+_MOST_UNSTATED = 64 << 30  # maximum bytes of a body of unknown length; also limited to half of the free disk space
+_PASSING = frozenset({408, 425, 429})  # temporary errors below 500
 _MALFORMED = (
     requests.exceptions.InvalidSchema,
     requests.exceptions.InvalidURL,
@@ -46,11 +46,11 @@ _MALFORMED = (
 
 
 class Stopped(Exception):
-    """Another file failed, or the person gave up; the `.part` stays."""
+    """Another file failed, or the user cancelled; the `.part` is kept."""
 
 
 class _TryAgain(Exception):
-    """Something that may pass."""
+    """A temporary failure."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -58,15 +58,15 @@ class _TryAgain(Exception):
 
 
 class Transfer:
-    """The fetching of one file; `run` in one thread, the attributes read from others.
+    """The download of one file: `run` in one thread, attributes may be read from others.
 
     Attributes:
         received: bytes in the `.part` now.
-        total: bytes of the whole file; None while nobody says it.
+        total: bytes of the whole file; None while unknown.
     """
 
     def __init__(self, file: RemoteFile, root: Path, stop: threading.Event, note: Callable[[str], None]) -> None:
-        """`note` is told of what a person may wonder about; once `stop` is set, `run` raises Stopped."""
+        """Set up a download; `note` receives messages for the user, and `run` raises Stopped once `stop` is set."""
         self.file, self.root, self.note = file, root, note
         self._path, self._part = root / file.path, part_path(file, root)
         self._version_path = self._part.with_name(f"{self._part.name}.json")
@@ -76,11 +76,11 @@ class Transfer:
         self.total = self._whole(self._read_version() if self.received else None)
 
     def run(self) -> str | None:
-        """Fetch, verify and rename; return the checksum that was verified, None where nobody states one.
+        """Download, verify and rename; return the verified checksum, None if none is stated.
 
         Raises:
-            DataError: if the server refuses, keeps failing, or sends something else. StoreError: if the disk is full
-                or not to be written to. Stopped: once told to.
+            DataError: if the server refuses, keeps failing, or sends something else. StoreError: if the disk is full or
+                not writable. Stopped: once `stop` is set.
         """
         for is_last in (False, True):
             with _Session() as session:
@@ -105,10 +105,10 @@ class Transfer:
         return checksum
 
     def adopt(self) -> bool:
-        """Verify what lies at the file's path already; DataError if it is not what the publisher states.
+        """Verify an existing file at the path; DataError if it differs from what the publisher states.
 
         Returns:
-            Whether a person has put it there; else a download was killed just after it was done.
+            Whether the user put it there; otherwise a download was killed just after it had finished.
         """
         is_file = self._path.is_file()
         problem = self._find_mismatch(self._path, self.file.checksum) if is_file else "files in it"
@@ -120,24 +120,24 @@ class Transfer:
         return self._part.exists() or not self._version_path.exists()
 
     def clear(self) -> None:
-        """Delete what only an unfinished download needs."""
+        """Delete the files of an unfinished download."""
         try:
             self._part.unlink(missing_ok=True)
             self._version_path.unlink(missing_ok=True)
             for leftover in self._part.parent.glob(f".{glob.escape(self._version_path.name)}.*.tmp"):
-                leftover.unlink()  # of a process that was killed while it wrote the other one
+                leftover.unlink()  # of a process that was killed while writing the version
         except OSError as error:
             raise unwritable(self._part, error) from error
 
     def interrupt(self) -> None:
-        """End a wait for data; from another thread, after `stop` was set."""
+        """Abort a wait for data; called from another thread after `stop` was set."""
         response = self._response
         if response is not None:
-            with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):  # it just ended by itself
+            with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):  # it has just ended by itself
                 response.raw.shutdown()
 
     def _complete(self, session: requests.Session) -> None:
-        """Try until the `.part` holds all that the server has."""
+        """Try until the `.part` is complete."""
         failures, farthest = 0, bytes_of_part(self.file, self.root)
         while True:
             try:
@@ -162,7 +162,7 @@ class Transfer:
         """Send one request; return whether the `.part` is now complete."""
         self.pulse()
         version, start = self._read_version(), bytes_of_part(self.file, self.root)
-        # a later piece is sure to fit where the server can compare versions, or a checksum will tell
+        # resuming is safe if the server can compare versions, or if there is a checksum to verify
         is_checked = version is not None and (self.file.checksum is not None or bool(version.validator))
         if start and (version is None or version.url != self.file.url or not is_checked):
             self._discard()
@@ -172,20 +172,20 @@ class Transfer:
             with session.get(self.file.url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
                 self._response = response
                 try:
-                    self.pulse()  # `interrupt` may have come before there was a response
+                    self.pulse()  # `interrupt` may have been called before there was a response
                     return self._take(response, start, version)
                 finally:
                     self._response = None
         except _MALFORMED as error:
             raise DataError(f"{self.file.url} leads nowhere: {error}; {self._by_hand()}") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            cause: BaseException = error  # the innermost, which says more than urllib3's nested one
+            cause: BaseException = error  # the innermost error is more informative than urllib3's nested one
             while (deeper := cause.__cause__ or cause.__context__) is not None:
                 cause = deeper
             raise _TryAgain(str(cause) or type(cause).__name__) from error
 
     def _take(self, response: requests.Response, start: int, version: Version | None) -> bool:
-        """Sort out what the server answered to a request from byte `start` on."""
+        """Handle the response to a request from byte `start` on."""
         status, headers = response.status_code, response.headers
         if status >= 500 or status in _PASSING:
             wait = headers.get("Retry-After", "")
@@ -209,7 +209,7 @@ class Transfer:
             most = min(_MOST_UNSTATED, start + shutil.disk_usage(self._part.parent).free // 2)
             window, arrived = time.monotonic(), 0
             with self._part.open("ab") as file:
-                # what is there by now: to wait for a whole chunk may take for ever
+                # whatever is available now: waiting for a full chunk may take forever
                 while chunk := response.raw.read1(_CHUNK, decode_content=False):
                     self.pulse()
                     if self.total is not None and self.received + len(chunk) > self.total:
@@ -223,9 +223,9 @@ class Transfer:
                         if arrived < _SLOWEST * seconds:
                             raise _TryAgain(f"only {size_in_words(arrived)} came in {seconds:.0f} s")
                         window, arrived = time.monotonic(), 0
-        except OSError as error:  # of the disk: urllib3 turns those of the network into its own
+        except OSError as error:  # a disk error: urllib3 wraps those of the network
             raise unwritable(self._part, error) from error
-        if self.total is None:  # the last chunk says that it is the last; else only a checksum can tell
+        if self.total is None:  # the last chunk of a chunked body is marked; otherwise only a checksum can tell
             return headers.get("Transfer-Encoding") == "chunked" or self._expected_checksum() is not None
         return self.received == self.total
 
@@ -237,11 +237,12 @@ class Transfer:
         )
 
     def _begin(self, response: requests.Response) -> Version:
-        """Make way for a whole body, and note which version it is of, before its first byte is written."""
+        """Check a complete response, discard earlier data, and store the version before the first byte is written."""
         encoding = response.headers.get("Content-Encoding", "identity")
         version = Version.of(self.file.url, response)
         wrong = None
-        if encoding != "identity" and not self.file.path.endswith((".gz", ".tgz")):  # some servers call these encoded
+        # some servers declare .gz files as encoded
+        if encoding != "identity" and not self.file.path.endswith((".gz", ".tgz")):
             wrong = "comes compressed by the server, which was asked not to"
         elif response.headers.get("Content-Type", "").startswith("text/html") and not self.file.path.endswith("html"):
             wrong = "answered with a web page in place of the file"
@@ -257,7 +258,7 @@ class Transfer:
         return version
 
     def _find_mismatch(self, path: Path, checksum: str | None) -> str | None:
-        """Return what is wrong with a complete file, in words; None if nothing is."""
+        """Return how a complete file differs from the expected one; None if it does not."""
         size = path.stat().st_size
         if self.file.size not in (None, size):
             return f"{size:,} bytes instead of {self.file.size:,}"
@@ -271,7 +272,7 @@ class Transfer:
         return self.file.checksum or (None if version is None else version.checksum)
 
     def _whole(self, version: Version | None) -> int | None:
-        """Return bytes of the whole file, by its publisher or its server."""
+        """Return the size of the whole file in bytes, as stated by its publisher or its server."""
         return self.file.size if self.file.size is not None or version is None else version.size
 
     def _restart(self, reason: str) -> NoReturn:
@@ -290,7 +291,7 @@ class Transfer:
         return version if version.can_be else None
 
     def pulse(self) -> None:
-        """Raise Stopped once told to."""
+        """Raise Stopped if `stop` is set."""
         if self._stop.is_set():
             raise Stopped
 
@@ -299,10 +300,10 @@ class Transfer:
 
 
 class _Session(requests.Session):
-    """Follows redirects as requests does, but none from https to an address that anybody on the way could forge."""
+    """A session that follows redirects, but not from https to http, which could be forged."""
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return where an answer leads; InvalidURL if it is from https to something else."""
+        """Return the target of a redirect; InvalidURL if it leads from https to something else."""
         target = super().get_redirect_target(resp)
         if target is not None and urlsplit(resp.url).scheme == "https":
             place = urljoin(resp.url, target)
@@ -312,7 +313,7 @@ class _Session(requests.Session):
 
 
 def remote_size(url: str) -> int | None:
-    """Return bytes that a server announces for a file; None where it says nothing, or cannot be asked."""
+    """Return the size in bytes that a server states for a file; None if unknown or not reachable."""
     try:
         with _Session() as session:
             response = session.head(url, headers=_request_headers(0, None), allow_redirects=True, timeout=_TIMEOUT)
@@ -322,7 +323,7 @@ def remote_size(url: str) -> int | None:
 
 
 def _request_headers(start: int, version: Version | None) -> dict[str, str]:
-    # identity: a body that the server compresses has neither the length nor the ranges of the file
+    # identity: a body compressed by the server has neither the file's length nor its ranges
     headers = {"User-Agent": f"plbench/{__version__}", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"

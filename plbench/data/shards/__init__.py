@@ -1,1 +1,1 @@
-"""Images packed into few large files: shards of our own, and tar files as others publish them."""
+"""Images packed into few large files: plbench's own shards, and published tar files."""

@@ -1,4 +1,4 @@
-"""Packing the images of a split into shards: resumable, and to the same bytes however often it was interrupted."""
+"""Pack the images of a split into shards; resumable, with the same bytes after any number of interruptions."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ _SCHEMA = pa.schema(
     ],
     metadata={"plbench": "packed images, format 2"},
 )
-_DRAFT_GAP = 1.5  # JPEGs are decoded at a fraction of their size that leaves this times the one wanted, or more
-_MAX_UNREADABLE = 64  # one after the other, in an order that has nothing to do with the images: a disk that is gone
+_DRAFT_GAP = 1.5  # JPEGs are decoded at a reduced size of at least this times the target
+_MAX_UNREADABLE = 64  # in a row; the order is random, so the disk must have failed
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image as it goes into a shard."""
+    """An image as stored in a shard."""
 
     id: str
     content: bytes
@@ -68,7 +68,7 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class UnreadableImage:
-    """An image that stays out, and why."""
+    """An image that is left out, and the reason."""
 
     id: str
     reason: str
@@ -84,21 +84,21 @@ def pack(
     rows_per_shard: int = ROWS_PER_SHARD,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> PackedSplit:
-    """Pack images in a fixed pseudo-random order, at a short side of `short_side` pixels where they are larger.
+    """Pack images in a fixed pseudo-random order, reduced to a short side of `short_side` pixels if larger.
 
-    A plain JPEG or PNG that is small enough is kept byte for byte; others are written as they are shown, small PNGs as
-    PNGs, the rest as JPEGs. Images that cannot be read are left out and listed.
-    Called again after an interruption it goes on where it was; where it had ended, it makes only what is missing.
+    Plain JPEGs and PNGs that are small enough are copied unchanged. Others are stored as displayed, small PNGs as PNGs,
+    the rest as JPEGs. Unreadable images are left out and listed.
+    After an interruption, the next call continues; after completion, it only replaces missing files.
 
     Args:
         folder: of this split alone.
-        quality: of the JPEGs it writes (Pillow's scale, 4:2:0).
-        workers: processes that decode and encode.
-        report: is told images done and in all.
+        quality: of new JPEGs (Pillow's scale, 4:2:0).
+        workers: processes for decoding and encoding.
+        report: receives the number of images done and in total.
 
     Raises:
         DataError: if the folder was packed with other settings or from other images, or most images cannot be read.
-        PlbenchError: if the folder is a link, or a file in it that is written.
+        PlbenchError: if the folder, or a file to be written in it, is a link.
         StoreError: if the folder cannot be written to.
     """
     settings = PackSettings(
@@ -114,7 +114,7 @@ def pack(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             packed = _begun(folder, settings)
-            for leftover in folder.glob(".*.tmp"):  # of a process that was killed
+            for leftover in folder.glob(".*.tmp"):  # of a killed process
                 leftover.unlink()
             return _Packing(source, folder, settings, workers, report).finish(packed)
     except OSError as error:
@@ -122,21 +122,21 @@ def pack(
 
 
 def packing_order(ids: Iterable[str]) -> npt.NDArray[np.int64]:
-    """Return rows in the order of a hash of their ids, so that neighbours have nothing in common."""
+    """Return rows in the order of a hash of their ids, so that neighbours are unrelated."""
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in ids)
     keys = np.frombuffer(digests, ">u8").reshape(-1, 2)
     return np.lexsort((keys[:, 1], keys[:, 0]))
 
 
 def encode(source: ImageSource, row: int, short_side: int, quality: int) -> EncodedImage:
-    """Read one image and make it small enough; DataError if it cannot be decoded to its end."""
+    """Read one image and reduce its size; DataError if it cannot be decoded completely."""
     content, name = source.read(row), source.ids[row]
     try:
         with opened(io.BytesIO(content)) as image:
             width, height = shown_size(image)
             short, turned = min(width, height), (width, height) != image.size
             if short <= short_side and image.format in ("JPEG", "PNG") and is_plain(image):
-                image.draft("RGB", (1, 1))  # a JPEG at an eighth of its size: still reads it to its end
+                image.draft("RGB", (1, 1))  # decode a JPEG at 1/8 size: still reads the whole file
                 image.load()
                 return EncodedImage(name, content, width, height)
             if short > short_side:
@@ -153,7 +153,7 @@ def encode(source: ImageSource, row: int, short_side: int, quality: int) -> Enco
 
 
 def _begun(folder: Path, settings: PackSettings) -> PackedSplit:
-    """Return what an earlier call left, or the beginning; DataError if that was made with other settings."""
+    """Return the state of an earlier call, or a new one; DataError if its settings differ."""
     packed = PackedSplit.stored(folder)
     if packed is None:
         encoder = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version_feature('libjpeg_turbo')}"
@@ -197,7 +197,7 @@ class _Packing:
     report: Callable[[int, int], None]
 
     def finish(self, packed: PackedSplit) -> PackedSplit:
-        """Make everything that is not there yet."""
+        """Write everything that is missing."""
         damaged = [number for number, shard in enumerate(packed.shards) if not is_there(self.folder, shard)]
         if packed.taken < len(self.source) or damaged:
             order = packing_order(self.source.ids)
@@ -226,7 +226,7 @@ class _Packing:
         return packed
 
     def _repair(self, packed: PackedSplit, number: int, order: npt.NDArray[np.int64]) -> None:
-        """Make one shard again; DataError if it comes out another way than it was."""
+        """Write one shard again; DataError if its bytes differ from before."""
         shard = packed.shards[number]
         start = sum(before.taken for before in packed.shards[:number])
         with closing(self._encoded(order[start : start + shard.taken], 0)) as stream:
@@ -239,7 +239,7 @@ class _Packing:
             )
 
     def _encoded(self, rows: npt.NDArray[np.int64], done: int) -> Generator[EncodedImage | UnreadableImage, None, None]:
-        """Yield images of the rows in order, by worker processes."""
+        """Yield images of the rows in order, from worker processes."""
         blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
         loader = DataLoader(
             _Items(self.source, self.settings),
@@ -267,9 +267,9 @@ class _Packing:
     def _write_shard(
         self, number: int, stream: Iterator[EncodedImage | UnreadableImage]
     ) -> tuple[PackedFile, dict[str, str]]:
-        """Write images until a shard is full or the stream ends; return it, and what was unreadable by id.
+        """Write images until a shard is full or the stream ends; return it, and the unreadable images by id.
 
-        A shard without any image is described and not written.
+        A shard without images is described, but not written.
         """
         images: list[EncodedImage] = []
         unreadable: dict[str, str] = {}
@@ -303,13 +303,13 @@ class _Packing:
 
 
 def _index(shards: Iterable[Path]) -> pa.RecordBatch:
-    """Return id, first byte, size and sha256 of each image, in one batch for all shards, without reading the images."""
+    """Return id, first byte, size and sha256 of each image of all shards in one batch, without reading the images."""
     blocks = []
     for path in shards:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_RANDOM"):
-            mapped.madvise(mmap.MADV_RANDOM)  # or the system would read the megabytes around every offset
+            mapped.madvise(mmap.MADV_RANDOM)  # otherwise the system would read megabytes around every offset
         whole = pa.py_buffer(mapped)
         reader = pa.ipc.open_file(pa.BufferReader(whole))
         for number in range(reader.num_record_batches):

@@ -1,8 +1,8 @@
-"""Prepared datasets: images packed into shards with their labels beside them, in one folder that can be copied.
+"""Prepared datasets: images packed into shards, with their labels, in one folder that can be copied.
 
-prepared.json           which dataset, how it was packed, whether it is whole
+prepared.json           name of the dataset, settings of packing, and whether it is complete
 train/shard-00000.arrow … the images (see plbench.data.shards.shards)
-train/labels/           what is known about them, row for row, memory-mapped
+train/labels/           their labels, in the order of the images, memory-mapped
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ PREPARED = "prepared.json"
 
 
 class Preparation(BaseModel):
-    """What a prepared folder says of itself.
+    """The metadata of a prepared folder.
 
     Attributes:
-        dataset: its name. source: fingerprint of the dataset that it was made from. done: whether it is whole.
-        num_images: by split, of the dataset that it was made from; those that could not be read are left out here.
-        pixels: version of the rules by which its images were decoded; 1 before it was noted.
+        dataset: its name. source: fingerprint of the original dataset. done: whether it is complete.
+        num_images: by split, of the original dataset; unreadable ones are left out here.
+        pixels: version of the image decoding rules; 1 if not stated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,12 +51,12 @@ class Preparation(BaseModel):
 
 
 def is_prepared(root: Path) -> bool:
-    """Return whether a folder was made by `prepare`, whole or not."""
+    """Return whether a folder was made by `prepare`, complete or not."""
     return (root / PREPARED).is_file()
 
 
 def read_preparation(root: Path) -> Preparation:
-    """Return what a prepared folder says of itself; DataError if that is damaged, or its pixels follow other rules."""
+    """Return the metadata of a prepared folder; DataError if damaged, or if its images follow other decoding rules."""
     try:
         about = Preparation.model_validate_json(read_plain(root, root / PREPARED, MAX_BYTES))
     except (OSError, ValidationError) as error:
@@ -69,22 +69,23 @@ def read_preparation(root: Path) -> Preparation:
 
 
 class PreparedDataset(Dataset):
-    """A prepared folder in place of the published files. Its subclass has the dataset's own name and protocols."""
+    """A prepared folder used instead of the published files. Its subclass has the dataset's own name and protocols."""
 
     kind: ClassVar[type[Dataset]]
 
     def __init__(self, root: Path, *, cache: Path | None = None, options: Any = None) -> None:
-        """Read what the folder says of itself; DataError if that is damaged, or of another dataset."""
+        """Read the folder's metadata; DataError if damaged, or of another dataset."""
         super().__init__(root, cache=cache, options=options)
         self.about = read_preparation(root)
         if self.about.dataset != self.name:
             raise DataError(f'{root} holds {self.about.dataset!r}, prepared; give `dataset="{self.about.dataset}"`')
-        if self.official_num_images or self.official_num_classes is not None:  # what was left out makes it another
+        # compared with the original numbers: without unreadable images it is another dataset
+        if self.official_num_images or self.official_num_classes is not None:
             self.official_num_images = {**self.about.num_images, **self.official_num_images}  # type: ignore[misc]
         self._splits: dict[str, LabelledSplit] = {}
 
     def missing(self) -> list[str]:
-        """Return splits that a protocol uses and that are not packed, or not to the end."""
+        """Return splits used by a protocol that are not packed completely."""
         if not self.about.done:
             raise DataError(
                 f"{self.root} was not prepared completely; run plbench data prepare {self.name} again to continue"
@@ -92,7 +93,7 @@ class PreparedDataset(Dataset):
         return [split for split in self.used_splits() if not (self.root / split / "labels").is_dir()]
 
     def fetch_hint(self) -> str:
-        """Return the command that makes it."""
+        """Return the command that creates it."""
         return f"plbench data prepare {self.name} packs it"
 
     def split(self, name: str) -> LabelledSplit:
@@ -118,10 +119,10 @@ class PreparedDataset(Dataset):
             ) from error
 
     def published_rows(self, split: str, procedure: str) -> tuple[IntArray, int]:
-        """Return the rows, if the published order is the split's own and no image was left out of it.
+        """Return the rows, if the published order is the split's own and no image was left out.
 
         Raises:
-            DataError: if it is not: other labels would be drawn under the name of the published ones.
+            DataError: otherwise, since different labels would be sampled under the name of the published ones.
         """
         rows, num_rows = super().published_rows(split, procedure)
         if self.kind.published_rows is not Dataset.published_rows or num_rows != self.about.num_images[split]:
@@ -141,11 +142,11 @@ class PreparedDataset(Dataset):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """As the published files define them."""
+        """Return the groups defined in the published files."""
         return dict(self.about.groups)
 
     def notes(self) -> dict[str, tuple[str, ...]]:
-        """Return how it was packed, and what was found in the files that the labels came from."""
+        """Return notes on the packing, and those on the original label files."""
         about = self.about
         said = f"prepared at a short side of {about.short_side} px from files with fingerprint {about.source[:12]}"
         return {split: (said, *self._annotations(split).notes) for split in self.used_splits()}

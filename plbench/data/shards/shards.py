@@ -1,10 +1,10 @@
-"""Images packed into a few large files: what lies in the folder, and reading it by row in any order.
+"""Images packed into a few large files: the format, and reading by row in any order.
 
 A packed split is a folder of Arrow IPC files `shard-00000.arrow`, … (columns id, image, width, height, sha256; record
-batches of `BLOCK_ROWS` rows, uncompressed), `index.arrow` with where each image begins in its shard and its sha256, and
-`packed.json`, which lists shards with their sizes and checksums. `plbench.data.shards.packing` writes it.
+batches of `BLOCK_ROWS` rows, uncompressed), `index.arrow` with each image's offset in its shard and its sha256, and
+`packed.json`, which lists shards with sizes and checksums. `plbench.data.shards.packing` writes it.
 
-The index is compared with its checksum when it is opened, and each image with its own whenever it is read.
+The index is verified when opened, and each image whenever it is read.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from plbench.files.paths import refuse_links
 
 MANIFEST = "packed.json"
 INDEX = "index.arrow"
-BLOCK_ROWS = 64  # about a megabyte at a short side of 256: read in one go by a disk and by an object store alike
+BLOCK_ROWS = 64  # about 1 MB at a short side of 256: one read from a disk or an object store
 ROWS_PER_SHARD = 64 * BLOCK_ROWS
 
 INDEX_SCHEMA = pa.schema({"id": pa.large_string(), "begin": pa.int64(), "size": pa.int32(), "sha256": pa.binary(32)})
 
 Count = Annotated[int, Field(ge=0, le=1 << 50)]
-"""Of images or bytes, far beyond what there is, and small enough to reckon with in 64 bits."""
+"""Number of images or bytes: larger than any real one, but safe in 64-bit arithmetic."""
 
-_MAX_OPEN = 128  # shards a process keeps open: far below the 1,024 files that systems allow one
-_ADVICE_BYTES = 128 << 10  # systems cut longer advice down to a device's readahead, which may be as little as this
+_MAX_OPEN = 128  # open shards per process, far below the usual limit of 1,024 files
+_ADVICE_BYTES = 128 << 10  # systems limit longer advice to the device's readahead, which may be as small as this
 _MEND = "run plbench data prepare again, which makes what is missing"
 
 
@@ -51,11 +51,11 @@ def shard_name(number: int) -> str:
 
 
 class PackSettings(BaseModel):
-    """What the bytes of a packed split follow from. Another is refused where a folder has one already.
+    """Everything that determines the bytes of a packed split; folders packed with other settings are rejected.
 
     Attributes:
-        images: id of the image set that was packed (`plbench.data.images.image_set_id`).
-        pixels: version of the rules by which files were decoded (`plbench.data.pixels.PIXELS`); 1 before it was noted.
+        images: id of the packed image set (`plbench.data.images.image_set_id`).
+        pixels: version of the image decoding rules (`plbench.data.pixels.PIXELS`); 1 if not stated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,8 +73,8 @@ class PackedFile(BaseModel):
     """A file of a packed split.
 
     Attributes:
-        name: `shard_name` of its number, or that of the index: a manifest names no other file.
-        rows: images in it. num_bytes: its size. taken: images of the source that it took, unreadable ones among them.
+        name: `shard_name` of its number, or the index's name; others are rejected.
+        rows: number of its images. num_bytes: its size. taken: number of source images used, including unreadable ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,11 +92,11 @@ class PackedFile(BaseModel):
 
 
 class PackedSplit(BaseModel):
-    """The manifest of a packed split, whole or as far as packing has come.
+    """The manifest of a packed split, complete or not.
 
     Attributes:
-        unreadable: reason for each image, by id, that was left out. taken: images of the source dealt with so far.
-        index: None until everything is packed. encoder: libraries whose versions the bytes may depend on.
+        unreadable: reasons, by id of each omitted image. taken: number of source images processed so far.
+        index: None until everything is packed. encoder: versions of libraries that may affect the bytes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,7 +110,7 @@ class PackedSplit(BaseModel):
 
     @model_validator(mode="after")
     def _names_its_own_files(self) -> PackedSplit:
-        """Refuse other names: a stranger's manifest has names that become paths, read, written and deleted."""
+        """Reject other names: an untrusted manifest's names would become paths that are read, written and deleted."""
         named = {shard_name(number): shard for number, shard in enumerate(self.shards)} | {INDEX: self.index}
         for right, file in named.items():
             if file is not None and file.name != right:
@@ -123,17 +123,17 @@ class PackedSplit(BaseModel):
 
     @property
     def num_images(self) -> int:
-        """Images that are packed."""
+        """Number of packed images."""
         return sum(shard.rows for shard in self.shards)
 
     @property
     def num_bytes(self) -> int:
-        """Size of all shards."""
+        """Size of all shards in bytes."""
         return sum(shard.num_bytes for shard in self.shards)
 
     @classmethod
     def stored(cls, folder: Path) -> PackedSplit | None:
-        """Read a folder's manifest; None where there is none, DataError if it is not one that this version reads."""
+        """Read a folder's manifest; None if there is none, DataError if this version cannot read it."""
         path = folder / MANIFEST
         try:
             return cls.model_validate_json(path.read_bytes())
@@ -160,17 +160,17 @@ class _OpenShard(OpenFile):
             raise DataError(f"{path} has {size:,} bytes, not the {expected:,} packed; {_MEND}")
 
     def read(self, begin: int, size: int) -> bytes:
-        """Read bytes without touching others, as a page fault of a memory map would."""
+        """Read only these bytes; a page fault of a memory map would read more."""
         try:
             content = super().read(begin, size)
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror}; {_MEND}") from error
-        if len(content) < size:  # cut off since it was opened: of a memory map, this would have killed the process
+        if len(content) < size:  # truncated since it was opened; with a memory map, this would have killed the process
             raise DataError(f"{self.path} ends before byte {begin + size:,}; {_MEND}")
         return content
 
     def expect(self, begin: int, end: int) -> None:
-        """Have the system read bytes into its cache meanwhile, where it can be asked to."""
+        """Ask the system, if it supports that, to read bytes into its cache in the background."""
         if hasattr(os, "posix_fadvise"):
             for start in range(begin, end, _ADVICE_BYTES):
                 size = min(_ADVICE_BYTES, end - start)
@@ -178,14 +178,15 @@ class _OpenShard(OpenFile):
 
 
 class ShardedImages(EncodedImages):
-    """Images of a packed split; an `ImageSource`. Pickles by its folder, so that any worker process can open it.
+    """Images of a packed split, an `ImageSource`. Pickled by its folder, so that any worker process can open it.
 
     Attributes:
-        rows: [N] of the packed split, int64. block_rows: rows best read together; 1 where `rows` jump about.
+        rows: [N] int64, of the packed split. block_rows: number of rows best read together; 1 if `rows` are not
+            ascending.
     """
 
     def __init__(self, folder: Path, rows: npt.NDArray[np.int64] | None = None) -> None:
-        """Open a packed split, without its shards; DataError if there is none, or it is not packed to its end."""
+        """Open a packed split, without its shards; DataError if it is missing or incomplete."""
         packed = PackedSplit.stored(folder)
         if packed is None or packed.index is None:
             state = (
@@ -213,7 +214,7 @@ class ShardedImages(EncodedImages):
 
     @property
     def block_rows(self) -> int:
-        """Rows that lie side by side in a shard."""
+        """Number of rows that are adjacent in a shard."""
         return BLOCK_ROWS if self._ascends else 1
 
     @cached_property
@@ -229,16 +230,16 @@ class ShardedImages(EncodedImages):
         return len(self.rows)
 
     def read(self, row: int) -> bytes:
-        """Return the encoded image of a row; DataError also if it is not what was packed."""
+        """Return the encoded image of a row; DataError also if it has changed since packing."""
         packed_row = int(self.rows[row])
         shard = self._open(packed_row // self._rows_per_shard)
         content = shard.read(int(self._begins[packed_row]), int(self._sizes[packed_row]))
-        if hashlib.sha256(content).digest() != self._sha256s[packed_row].tobytes():  # a hundredth of decoding it
+        if hashlib.sha256(content).digest() != self._sha256s[packed_row].tobytes():  # takes 1 % of decoding
             raise DataError(f"image {self.name(row)} has other bytes than were packed; delete {shard.path} and {_MEND}")
         return content
 
     def name(self, row: int) -> str:
-        """Return the image's id, and where it lies."""
+        """Return the image's id, and its location."""
         packed_row = int(self.rows[row])
         number, row_of_shard = divmod(packed_row, self._rows_per_shard)
         return f"{self._ids[packed_row].as_py()} (row {row_of_shard} of {self.packed.shards[number].name})"
@@ -250,26 +251,26 @@ class ShardedImages(EncodedImages):
         return found
 
     def subset(self, index: npt.NDArray[np.integer]) -> ShardedImages:
-        """Return the chosen rows, in the order given. Shares open shards with this one."""
-        part = object.__new__(ShardedImages)  # copy.copy would open everything again, by __reduce__
+        """Return the chosen rows, in the order given. Open shards are shared with this one."""
+        part = object.__new__(ShardedImages)  # copy.copy would open everything again, through __reduce__
         part.__dict__.update({name: value for name, value in self.__dict__.items() if name not in ("ids", "_ascends")})
         part.rows = self.rows[index]
         return part
 
     def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
-        """Return the sha256 of each image's bytes, [N, 32], from the index: nothing is read or remembered."""
+        """Return the sha256 of each image's bytes, [N, 32], from the index; nothing is read or cached."""
         return self._sha256s if self._is_whole else self._sha256s[self.rows]
 
     def fingerprint(self) -> str:
-        """Return sha256 over the manifest's settings and checksums, and over the rows where only some are chosen."""
-        manifest = self.packed.model_dump_json(exclude={"encoder", "unreadable"})  # these may name folders
+        """Return sha256 over the manifest's settings and checksums, and over the rows if they are a subset."""
+        manifest = self.packed.model_dump_json(exclude={"encoder", "unreadable"})  # these may contain paths
         digest = hashlib.sha256(manifest.encode())
         if not self._is_whole:
             digest.update(self.rows.tobytes())
         return digest.hexdigest()
 
     def expect(self, rows: range) -> None:
-        """Have the system read neighbouring rows into its cache meanwhile; return at once."""
+        """Ask the system to read neighbouring rows into its cache in the background."""
         wanted = self.rows[rows.start : rows.stop]
         if not len(wanted):
             return
@@ -281,7 +282,7 @@ class ShardedImages(EncodedImages):
 
 
 def refuse_other_pixels(version: int, folder: Path) -> None:
-    """Refuse a packed folder whose images were decoded by rules of another version than `PIXELS`."""
+    """Reject a packed folder whose images were decoded with a version of the rules other than `PIXELS`."""
     if version != PIXELS:
         age = "an older" if version < PIXELS else "a newer"
         raise DataError(
@@ -292,7 +293,7 @@ def refuse_other_pixels(version: int, folder: Path) -> None:
 
 
 def is_there(folder: Path, file: PackedFile) -> bool:
-    """Return whether a packed file exists at its full size, and is no link."""
+    """Return whether a packed file exists with its full size, and is not a link."""
     try:
         status = (folder / file.name).lstat()
     except OSError:
@@ -301,7 +302,7 @@ def is_there(folder: Path, file: PackedFile) -> bool:
 
 
 def _open_index(path: Path, packed: PackedSplit) -> dict[str, pa.Array]:
-    """Return columns of the index, memory-mapped: id, begin, size, sha256. DataError if it is not what was written."""
+    """Return columns of the index, memory-mapped: id, begin, size, sha256. DataError if it is not as written."""
     expected = packed.index
     assert expected is not None
     if not is_there(path.parent, expected):
@@ -321,7 +322,7 @@ def _open_index(path: Path, packed: PackedSplit) -> dict[str, pa.Array]:
 
 
 def _check_places(batch: pa.RecordBatch, packed: PackedSplit) -> None:
-    """Check that each image lies inside its shard; ValueError with what does not fit."""
+    """Check that each image is inside its shard; ValueError otherwise."""
     if len(batch) != packed.num_images:
         raise ValueError(f"it has {len(batch):,} images, where {MANIFEST} counts {packed.num_images:,}")
     begins, sizes = (batch.column(name).to_numpy(zero_copy_only=True) for name in ("begin", "size"))
@@ -334,21 +335,21 @@ def _check_places(batch: pa.RecordBatch, packed: PackedSplit) -> None:
 
 @lru_cache(_MAX_OPEN)
 def _index_sha256(path: Path, seen: bytes) -> str:
-    """Compute it once a process while the file stays as it was seen; workers that are forked know it."""
+    """Return the file's sha256, computed once per process while its metadata is unchanged, and inherited by forks."""
     return hash_file(path)
 
 
 def verify(folder: Path, *, decode: bool, report: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
-    """Compare every file of a packed split with its checksum, and decode every image on request.
+    """Verify the checksum of every file of a packed split; optionally decode every image.
 
     Args:
-        report: is told bytes done and in all, then, where images are decoded, images done and in all.
+        report: receives bytes done and in total, then, when decoding, images done and in total.
 
     Returns:
         A sentence for each problem.
 
     Raises:
-        DataError: if there is no packed split, or packing has not come to its end.
+        DataError: if the packed split is missing or incomplete.
     """
     images = ShardedImages(folder)
     assert images.packed.index is not None

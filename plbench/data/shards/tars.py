@@ -1,4 +1,4 @@
-"""Images inside plain tar files, read one by one in any order: each tar is scanned once for where its members lie."""
+"""Images in uncompressed tar files, read individually in any order; each tar is scanned once for offsets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TarImages(EncodedImages):
 
     Attributes:
         tars: the files. ids: [N] image ids.
-        places: [N, 3] int64: number of the tar, offset and size in bytes; -1 where no tar holds the image.
+        places: [N, 3] int64: number of the tar, offset and size in bytes; -1 for missing images.
     """
 
     tars: tuple[Path, ...]
@@ -39,9 +39,9 @@ class TarImages(EncodedImages):
 
     @classmethod
     def open(cls, tars: Sequence[Path], ids: TextColumn, cache: Path | None) -> TarImages:
-        """Find each id's member by its name without suffix; DataError if a file is no plain tar.
+        """Find each id's member by its name without suffix; DataError if a file is not an uncompressed tar.
 
-        The scans are kept in the cache.
+        Scans are cached.
         """
         places = np.full((len(ids), 3), -1, np.int64)
         for number, tar in enumerate(tars):
@@ -64,7 +64,7 @@ class TarImages(EncodedImages):
         return len(self.ids)
 
     def read(self, row: int) -> bytes:
-        """Return the encoded image; DataError also if no tar holds it."""
+        """Return the encoded image; DataError also if it is in no tar."""
         number, offset, size = self.places[row].tolist()
         if number < 0:
             raise DataError(f"image {self.name(row)} cannot be read: it is in none of the tar files")
@@ -80,7 +80,7 @@ class TarImages(EncodedImages):
         return f"{self.ids[row]} of {where}"
 
     def absent(self) -> list[int]:
-        """Return rows that no tar holds."""
+        """Return rows that are in no tar."""
         return [int(row) for row in np.flatnonzero(self.places[:, 0] < 0)]
 
     def subset(self, index: np.ndarray) -> TarImages:
@@ -88,7 +88,7 @@ class TarImages(EncodedImages):
         return TarImages(self.tars, take(self.ids, index), self.places[index])
 
     def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
-        """Return the sha256 of each image, as `EncodedImages` says; the cache remembers what the tars hold."""
+        """Return the sha256 of each image, as in `EncodedImages`; hashes of tar members are cached."""
         paths = [os.path.abspath(tar) for tar in self.tars]
         statuses = [os.stat(path) for path in paths]
 
@@ -109,7 +109,7 @@ class TarImages(EncodedImages):
 
 
 def _members(tar: Path, cache: Path | None) -> pa.RecordBatch:
-    """Return the regular members of a tar, as `_scan` does; from the cache where the same file was scanned before."""
+    """Return the regular members of a tar, as `_scan` does; cached while the file is unchanged."""
     try:
         status = tar.stat()
     except OSError as error:
@@ -123,7 +123,7 @@ def _members(tar: Path, cache: Path | None) -> pa.RecordBatch:
             members = pa.ipc.open_file(pa.py_buffer(read_checked(kept))).get_batch(0)
             members.validate(full=True)
             return members.select(["stem", "offset", "size"])
-        except (Damaged, ValueError, KeyError, pa.ArrowException):  # scanned again
+        except (Damaged, ValueError, KeyError, pa.ArrowException):  # scan again
             set_aside(kept)
     members = _scan(tar)
     write_checked(kept, partial(write_batch, members))
@@ -131,7 +131,7 @@ def _members(tar: Path, cache: Path | None) -> pa.RecordBatch:
 
 
 def _scan(tar: Path) -> pa.RecordBatch:
-    """Return of each member its name without folder and suffix, and its offset and size in bytes."""
+    """Return each member's name without folder and suffix, and its offset and size in bytes."""
     stems, offsets, sizes = [], [], []
     try:
         with tarfile.open(tar, "r:") as file:
@@ -139,7 +139,7 @@ def _scan(tar: Path) -> pa.RecordBatch:
                 if member.size < 0:
                     raise tarfile.ReadError("a negative size")
                 if member.isreg():
-                    # a name that is no text is that of no image
+                    # a name that is not text belongs to no image
                     stems.append(PurePosixPath(member.name).stem.encode("utf-8", "backslashreplace").decode())
                     offsets.append(member.offset_data)
                     sizes.append(member.size)
