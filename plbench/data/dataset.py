@@ -223,7 +223,7 @@ class IndexedDataset(Dataset):
     reader_version: ClassVar[str] = "1"
 
     def __init__(self, root: Path, *, cache: Path | None = None, options: Any = None) -> None:
-        """Nothing is read yet."""
+        """Store the settings; nothing is read yet."""
         super().__init__(root, cache=cache, options=options)
         self._annotations: dict[str, Annotations] = {}
         self._splits: dict[str, LabelledSplit] = {}

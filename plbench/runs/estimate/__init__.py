@@ -1,1 +1,1 @@
-"""What a run will take before it is made: time, memory, what is there already."""
+"""Estimates of a run before it starts: time, memory, and existing results."""

@@ -1,7 +1,7 @@
-"""What runs will take before they are made: what is there, what is missing, and its time, memory and steps.
+"""Estimate what runs will take: existing and missing results, time, memory and steps.
 
-The story of `estimate_runs`: the runs and what they need first, those of them that are missing, grouped as the schedule
-would group them, one of each kind measured, and the sum.
+`estimate_runs` collects the runs and their prerequisites, groups the missing ones as the schedule would, measures one
+run of each kind, and adds everything up.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that has to be there, in the order in which they are made.
+    """One training, or computation of features, in order of execution.
 
     Attributes:
-        key: of the run; None of features. state: "going on" where there is a checkpoint. steps_done: at it.
-        seconds: that it still takes. num_steps: of the whole training; 0 of features.
+        key: of the run; None for features. state: "going on" if there is a checkpoint. steps_done: at the checkpoint.
+        seconds: remaining time. num_steps: of the whole training; 0 for features.
     """
 
     what: str
@@ -52,14 +52,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What runs will take. All seconds and bytes are estimates.
+    """Estimated requirements of runs. All seconds and bytes are estimates.
 
     Attributes:
-        plan: the last of the runs; where there is one, the run.
-        num_processes: that train together. workers: that decode images, of each.
-        measured: of the plan, or of one like it; None where nothing had to be measured, or only stacks.
-        peak_bytes: of the device where it is a GPU, else of a process; None where nothing was measured.
-        map_bytes: of the feature maps that the cache has still to hold.
+        plan: the last of the runs; if there is only one, that run.
+        num_processes: that train together. workers: per process, for decoding images.
+        measured: for the plan, or a similar one; None if nothing had to be measured, or only stacks.
+        peak_bytes: of the GPU, or on a CPU of a process; None if nothing was measured.
+        map_bytes: of the feature maps still to be cached.
     """
 
     plan: ResolvedRun
@@ -74,27 +74,27 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Of everything that is missing."""
+        """Total time of everything that is missing."""
         return sum(item.seconds for item in self.items)
 
     @property
     def missing(self) -> list[Item]:
-        """The trainings that are not done."""
+        """Trainings that are not done."""
         return [item for item in self.items if item.key is not None and item.state != "done"]
 
     @property
     def num_trainings(self) -> int:
-        """Trainings, done ones included."""
+        """Number of trainings, including finished ones."""
         return sum(item.key is not None for item in self.items)
 
     @property
     def steps_left(self) -> int:
-        """Steps of optimisation of all missing trainings."""
+        """Optimisation steps of all missing trainings."""
         return sum(item.num_steps - item.steps_done for item in self.missing)
 
     @property
     def words(self) -> str:
-        """Return time, steps and memory in words."""
+        """Time, steps and memory in words."""
         if self.missing and not self.steps_left:
             return "only scoring"
         if self.peak_bytes is None:
@@ -104,12 +104,12 @@ class Estimate:
         return text + (f", {memory(self.map_bytes)} of feature maps in the cache" if self.map_bytes else "")
 
     def totals(self) -> dict[str, Any]:
-        """Return the sums, for JSON."""
+        """Return the totals, for JSON."""
         peak = None if self.peak_bytes is None else self.peak_bytes / 2**20
         return {"seconds": self.seconds, "steps": self.steps_left, "peak_memory_mb": peak}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything that is known of one run, for JSON."""
+        """Return the estimate for one run, for JSON."""
         spec, measured = self.plan.spec, self.measured
         return {
             "spec": spec,
@@ -131,16 +131,16 @@ class Estimate:
 
 
 def describe(plan: ResolvedRun, workspace: Workspace, *, force: bool = False) -> str:
-    """Return one line on a run that is about to start and on what it takes.
+    """Return one line on a run that is about to start, and its estimate.
 
     Args:
         plan: the run.
         workspace: where and how.
-        force: the run, though not its stages, is repeated if it is done.
+        force: the run, but not its stages, is repeated if it is done.
     """
     try:
         found = estimate_runs([plan], workspace, force=force, processes=workspace.world.size)
-    except PlbenchError:  # what the run itself will say at its time
+    except PlbenchError:  # the run itself will report it
         return plan.describe()
     text = f"{plan.describe()}; {found.words}"
     if workspace.decode == "gpu":
@@ -160,22 +160,22 @@ def estimate_runs(
     processes: int = 1,
     thorough: bool = False,
 ) -> Estimate:
-    """Look at what is there and measure a few steps of what is missing; nothing is kept.
+    """Check for existing results, and measure a few steps of what is missing; nothing is stored.
 
     Args:
-        plans: the runs. Of several, those that can train together do.
+        plans: the runs; those that can train together do.
         workspace: where and how.
-        force: the runs, though not what they need first, are repeated if they are done.
+        force: the runs, but not their prerequisites, are repeated if they are done.
         processes: that would train together on this machine.
-        thorough: take more steps, on a GPU of whole batches.
+        thorough: measure more steps, on a GPU with whole batches.
 
     Raises:
-        PlbenchError: if a single run cannot be measured, or a checkpoint to go on from is damaged.
+        PlbenchError: if a single run cannot be measured, or a checkpoint to continue from is damaged.
     """
     workspace = replace(workspace, world=World(0, processes))
     wanted, asked = in_order(plans), {plan.spec.key for plan in plans}
     done = {key for key, run in wanted.items() if not (force and key in asked) and run.finished(workspace.store)}
-    missing = in_order(plans, but=done)  # a run that is done needs nothing first
+    missing = in_order(plans, but=done)  # finished runs need no prerequisites
     groups = groups_in_order(list(missing.values()), processes) if len(plans) > 1 else []
     company = {plan.spec.key: members for members in groups for plan in members}
     titles, reads = _titles(wanted, asked), _features([*missing.values(), *wanted.values()], missing, workspace)
@@ -197,7 +197,7 @@ def estimate_runs(
                 steps = 0 if found is None else found.step
                 seconds = pace.run(run, company.get(key, [run]), steps, is_stage=key not in asked)
                 items.append(Item(titles[key], key, "going on" if steps else "to do", seconds, steps, run.num_steps))
-    if workspace.device.type == "cuda":  # what the runs can have, and what their records say of them, is theirs alone
+    if workspace.device.type == "cuda":  # free memory for the runs, so that their records state only their own
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(workspace.device)
     peak = pace.peak_bytes(missing)
@@ -208,7 +208,7 @@ def estimate_runs(
 
 
 def _titles(wanted: Mapping[str, ResolvedRun], asked: set[str]) -> dict[str, str]:
-    """Return what to call each run: by what needs it, where nobody asked for it."""
+    """Return each run's title; runs that were not asked for are named by the run that needs them."""
     titles = {key: f"run: {run.method.title}" for key, run in wanted.items()}
     for run in wanted.values():
         needed = {f"stage {name}": stage for name, (_, stage) in run.stages.items()}
@@ -220,7 +220,7 @@ def _titles(wanted: Mapping[str, ResolvedRun], asked: set[str]) -> dict[str, str
 
 @dataclass(frozen=True, eq=False)
 class _Features:
-    """Features of a split. shape: of an image's; () where it is not known. is_missing: whether a run waits for them."""
+    """Features of a split. shape: per image; () if unknown. is_missing: whether a run is waiting for them."""
 
     plan: ResolvedRun
     split: str
@@ -230,7 +230,7 @@ class _Features:
 
     @property
     def num_bytes(self) -> int:
-        """Of all of them; 0 where that is not known."""
+        """Total size in bytes; 0 if unknown."""
         if not self.shape:
             return 0
         return self.num_images * math.prod(self.shape) * np.dtype(feature_dtype(self.shape)).itemsize
@@ -242,7 +242,7 @@ class _Features:
 
     @property
     def what(self) -> str:
-        """Return what they are, in words; of maps their size, too, as they are large."""
+        """Description of the features; for maps with their size, since they are large."""
         of_images = f"of {self.num_images:,} {self.split} images"
         if not (self.is_maps and self.shape):
             return f"{'feature maps' if self.is_maps else 'features'} {of_images}"
@@ -252,7 +252,7 @@ class _Features:
 def _features(
     plans: Sequence[ResolvedRun], missing: Mapping[str, ResolvedRun], workspace: Workspace
 ) -> dict[str, list[_Features]]:
-    """Return the features that each run reads, by its key; those of runs that are done are not looked for."""
+    """Return the features that each run reads, by its key; those of finished runs are left out."""
     found: dict[Path, _Features] = {}
     reads: dict[str, list[_Features]] = {}
     for plan in plans:
@@ -270,7 +270,7 @@ def _features(
                 stored = open_matrix(path, num_rows=len(images)) if is_needed else None
                 is_missing = is_needed and stored is None
                 shape = () if stored is None else stored.shape[1:]
-                if is_missing and model.pooling == "none":  # what they will take is worth a look at the backbone
+                if is_missing and model.pooling == "none":  # their size is worth a look at the backbone
                     shape = feature_shape(model)
                 found[path] = _Features(plan, split, len(images), shape, is_missing)
             reads[spec.key].append(found[path])
@@ -278,7 +278,7 @@ def _features(
 
 
 class _Pace:
-    """Measures one run or group of each kind, and turns that into seconds of whole trainings."""
+    """Measures one run or group of each kind, and extrapolates to whole trainings."""
 
     def __init__(
         self,
@@ -296,13 +296,13 @@ class _Pace:
 
     @property
     def own(self) -> Measured | None:
-        """What was measured of the last of the runs, or of one like it."""
+        """Measurement of the last of the runs, or of a similar one."""
         return self._alone.get(self._kind(self._plan))
 
     def run(self, plan: ResolvedRun, members: list[ResolvedRun], steps_done: int, *, is_stage: bool) -> float:
-        """Return seconds of a run that trains among members of its group, from a step on."""
+        """Return the remaining seconds of a run that trains with the members of its group."""
         if not plan.method.learns:
-            return 0.0  # what is to be scored is in a file: seconds
+            return 0.0  # scores are read from a file within seconds
         steps = plan.num_steps - steps_done
         if (stack := self._stack(members)) is not None:
             return steps * stack.step_seconds + stack.scoring_seconds
@@ -310,17 +310,17 @@ class _Pace:
             return 0.0
         compute = measured.step_seconds * (self._processes if self._on_cpu else 1)
         training = steps * self._loaded(measured, compute, plan.spec.plan.batch_size)
-        # a machine's processes share its CPU; devices work at the same time
+        # processes of a machine share its CPU, but each has its own GPU
         scoring = self._loaded(measured, measured.infer_seconds, 1) / (1 if self._on_cpu else self._processes)
         return training + scored_images(plan, is_stage=is_stage) * scoring
 
     def features(self, plan: ResolvedRun, num_images: int) -> float:
-        """Return seconds of computing the features of a split."""
+        """Return the seconds for computing the features of a split."""
         measured = self._measured(plan)
         return 0.0 if measured is None else num_images * self._loaded(measured, measured.extract_seconds, 1)
 
     def peak_bytes(self, missing: Iterable[str]) -> int | None:
-        """Return the most at a time: on a GPU what lies there, on a CPU with the program and the features it keeps."""
+        """Return the peak memory: on a GPU allocated memory, on a CPU including the program and its cached features."""
         measured = [one for one in (*self._alone.values(), *self._stacks.values()) if one is not None]
         if not measured or not self._on_cpu:
             return max((one.peak_bytes for one in measured), default=None)
@@ -328,7 +328,7 @@ class _Pace:
         return features + max(one.program_bytes + one.peak_bytes for one in measured)
 
     def _measured(self, plan: ResolvedRun) -> Measured | None:
-        """Return what a step of a run takes; None where one of many cannot be measured before it is made."""
+        """Return the measurement of a run's step; None if one of several runs cannot be measured."""
         kind = self._kind(plan)
         if kind not in self._alone:
             representative = self._plan if self._kind(self._plan) == kind else plan
@@ -343,7 +343,7 @@ class _Pace:
         return self._alone[kind]
 
     def _kind(self, plan: ResolvedRun) -> Any:
-        """Return what runs agree in that are taken to be as fast as each other, such as most stages as their run."""
+        """Return a key shared by runs that are assumed to be equally fast, such as most stages and their run."""
         spec, method = plan.spec, plan.method
         plan_ = (spec.plan.batch_size, spec.plan.accumulate, spec.plan.grad_checkpointing)
         hooks = (method.build, method.forward, method.transform)
@@ -351,7 +351,7 @@ class _Pace:
         return spec.dataset_fingerprint, model, spec.regime, plan_, hooks, is_cached
 
     def _stack(self, members: list[ResolvedRun]) -> Stack | None:
-        """Return what heads take that train together; None where they do not, or cannot be measured."""
+        """Return the measurement of heads that train stacked; None if they do not, or cannot be measured."""
         if len(members) < 2:
             return None
         kind = alike(members)
@@ -359,17 +359,17 @@ class _Pace:
             shape = self._cached_shape(members[0]) or feature_shape(members[0].spec.model)
             try:
                 self._stacks[kind] = measure_stack(members, shape[0], self._workspace)
-            except PlbenchError:  # what the run itself will say at its time
+            except PlbenchError:  # the run itself will report it
                 self._stacks[kind] = None
         return self._stacks[kind]
 
     def _cached_shape(self, plan: ResolvedRun) -> tuple[int, ...] | None:
-        """Return the shape of a run's features; None where some are still to be computed, or it reads none."""
+        """Return the shape of a run's features; None if some are still to be computed, or it uses none."""
         files = self._reads[plan.spec.key]
         return None if not files or any(file.is_missing or not file.shape for file in files) else files[0].shape
 
     def _loaded(self, measured: Measured, compute: float, num_images: int) -> float:
-        """Return seconds of computing on images that workers load meanwhile: a CPU does one after the other."""
+        """Return seconds for computing on images that workers load; concurrently on a GPU, sequentially on a CPU."""
         loading, workers = num_images * measured.load_seconds, self._workspace.workers
         if workers == 0:
             return compute + loading / (1 if self._on_cpu else self._processes)
@@ -384,7 +384,7 @@ def _quicker(found: Estimate) -> Iterator[str]:
 
 
 def _notes(found: Estimate, workspace: Workspace) -> Iterator[str]:
-    """Yield what a person should know about these figures, and what would help."""
+    """Yield caveats about these figures, and suggestions."""
     measured, spec = found.measured, found.plan.spec
     if measured is None:
         return

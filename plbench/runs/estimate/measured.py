@@ -1,8 +1,7 @@
-"""What one training step of a run takes here, in seconds and bytes: measured by taking a few.
+"""Measure seconds and bytes of a run's training step here, by a few steps.
 
-The model, the method's loss, the optimiser and the weight average are the run's own, and the engine takes the steps.
-Inputs are random numbers of the true shape, since real ones need not be there yet; so is what the run's stages would
-have handed on.
+Model, loss, optimiser and weight average are the run's own, and the engine does the steps. Inputs are random numbers of
+the true shape, since real ones may not exist yet; so are the artifacts of the run's stages.
 """
 
 from __future__ import annotations
@@ -36,30 +35,30 @@ from plbench.training.execution import Execution, evaluation_mode, widened
 from plbench.training.hooks import mixture_of
 
 _BUDGET_SECONDS = 8.0
-"""About how long the timed steps may take together; a batch that takes longer is measured at a smaller size."""
+"""Approximate limit for all timed steps together; larger batches are measured at a smaller size."""
 
-_FIRST_IMAGES = {"cpu": 4, "cuda": 32}  # of a batch of whole images whose time nobody knows yet
-_SCORED_IMAGES = 4  # whole ones, on a CPU
-_STEPS = 3  # that are timed, where thorough
-_LOADED_IMAGES = 4  # for each of these
-_LONG = 2.0  # seconds of a step that need not be taken again
+_FIRST_IMAGES = {"cpu": 4, "cuda": 32}  # initial batch size for whole images, whose time is still unknown
+_SCORED_IMAGES = 4  # whole images, on a CPU
+_STEPS = 3  # timed steps, if thorough
+_LOADED_IMAGES = 4  # for each step
+_LONG = 2.0  # seconds of a step that is not repeated
 _Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, of one process.
+    """Measurement of one process.
 
     Attributes:
         num_parameters, num_trainable: of the model.
-        batch_images: of a step, in this process; piece_images: of those, at a time; measured_images: that a timed step
-            had. Where they are fewer than `batch_images`, seconds and bytes are scaled up from them.
-        step_seconds: of a step of the whole batch. infer_seconds: of scoring one image. load_seconds: of reading,
-            decoding and augmenting one in one worker; 0 of features.
-        extract_seconds: of one image's features; 0 where the run needs none.
-        state_bytes: parameters, buffers, gradients, moments and average. activation_bytes: what a piece keeps for its
-            backward pass. other_bytes: the most that anything beside them takes at a time.
-        is_too_large: whether the device had no memory for the whole batch.
+        batch_images: per step and process. piece_images: at once, with gradient accumulation.
+        measured_images: of a timed step; if fewer than `batch_images`, seconds and bytes are extrapolated.
+        step_seconds: per step with the whole batch. infer_seconds: for scoring one image. load_seconds: for reading,
+            decoding and augmenting one image in one worker; 0 for features.
+        extract_seconds: for the features of one image; 0 if the run needs none.
+        state_bytes: parameters, buffers, gradients, moments and average. activation_bytes: kept for the backward pass
+            of `piece_images`. other_bytes: peak of everything else.
+        is_too_large: whether the whole batch did not fit in the device's memory.
     """
 
     num_parameters: int
@@ -79,23 +78,23 @@ class Measured:
 
     @property
     def peak_bytes(self) -> int:
-        """The most that the run takes at a time, what the program itself takes apart."""
+        """Peak memory of the run, without the program itself."""
         return self.state_bytes + self.activation_bytes + self.other_bytes
 
 
 def measure(
     plan: ResolvedRun, workspace: Workspace, shape: tuple[int, ...] | None, *, thorough: bool = True
 ) -> Measured:
-    """Take a few steps.
+    """Measure a few steps.
 
     Args:
         plan: the run.
-        workspace: where and how; of several processes, this one's share is measured.
-        shape: of an image's cached features in the probe regime; None where they are still to be computed.
-        thorough: take several steps, on a GPU of the whole batch; else one of a few images.
+        workspace: where and how; with several processes, this one's share is measured.
+        shape: of an image's cached features in the probe regime; None if they are still to be computed.
+        thorough: measure several steps, on a GPU of the whole batch; otherwise one of a few images.
 
     Raises:
-        PlbenchError: if a stage of the run cannot be stood in for, or the method refuses the plan.
+        PlbenchError: if a stage of the run cannot be simulated, or the method rejects the plan.
     """
     trial = _Trial(plan, workspace, shape, thorough)
     measured_images, step_seconds, is_too_large = trial.step()
@@ -129,7 +128,7 @@ def measure(
 
 
 def scored_images(plan: ResolvedRun, *, is_stage: bool) -> float:
-    """Return how many images go through the model beside training: where something is selected, and at the end."""
+    """Return the number of images to score besides training: for selection, and at the end."""
     spec, protocol_data = plan.spec, plan.protocol_data
     num_train = len(protocol_data.train(spec.train_part).rows)
     scored = protocol_data.held_out(spec.train_part) if spec.only_selects else protocol_data.test()
@@ -141,13 +140,13 @@ def scored_images(plan: ResolvedRun, *, is_stage: bool) -> float:
     elif spec.selects_on_validation:
         passes += len(protocol_data.validation().rows) * spec.plan.epochs
     passes += num_train * ((protocol_data.hidden_truth(spec.train_part) is not None) + is_stage)
-    if spec.train_part == "train" and spec.selection != "validation":  # thresholds of the classes
+    if spec.train_part == "train" and spec.selection != "validation":  # for thresholds of the classes
         passes += spec.protocol.validation_share * num_train
     return passes
 
 
 class _Trial:
-    """A run about to train on inputs that are made up."""
+    """A run about to train, with synthetic inputs."""
 
     def __init__(self, plan: ResolvedRun, workspace: Workspace, shape: tuple[int, ...] | None, thorough: bool) -> None:
         self.spec, self.device, self.thorough = plan.spec, workspace.device, thorough
@@ -164,7 +163,7 @@ class _Trial:
             shape = () if self.backbone is None else self.backbone.feature_shape
         backbone = None if is_probe else self.backbone
         self.state = about_to_train(plan, backbone, shape, self.execution)
-        # what the libraries take that have been loaded by now; there are no gradients and no moments yet
+        # memory of the libraries loaded so far; there are no gradients and moments yet
         self.program_bytes = max(0, resident_bytes() - self.state_bytes())
         side = self.spec.model.image_size
         views = None if is_probe else self._loaded(0)
@@ -172,7 +171,7 @@ class _Trial:
         self.inputs = SyntheticInputs(self.part.labels, shape if is_probe else (3, side, side), num_views)
 
     def _loaded(self, row: int) -> Any:
-        """Return an image as training would get it."""
+        """Return an image as loaded for training."""
         base = eval_transform(self.spec.model)
         if self.spec.regime == "probe":
             return base(self.part.images.load(row, base.size))
@@ -181,7 +180,7 @@ class _Trial:
             return self.state.method.transform(own)(self.part.images.load(row, own.min_side))
 
     def load_seconds(self) -> float:
-        """Of one image in one process; of images whose features are there, 0."""
+        """Return the seconds for loading one image in one process; 0 for cached features."""
         if self.backbone is None:
             return 0.0
         rows = range(min(_LOADED_IMAGES * self.num_steps, len(self.part.images)))
@@ -192,7 +191,7 @@ class _Trial:
         return self._images_per_input() * (time.perf_counter() - start) / len(rows)
 
     def _images_per_input(self) -> float:
-        """Return how many images are loaded for each that the model sees."""
+        """Return the number of loaded images per image that the model sees."""
         mixture = None if self.spec.regime == "probe" else mixture_of(self.state.method)
         if mixture is None:
             return 1.0
@@ -200,9 +199,9 @@ class _Trial:
         return len(rows.unique()) / len(rows)
 
     def step(self) -> tuple[int, float, bool]:
-        """Return images and seconds of a step as large as can be taken soon, and whether memory allows no larger one.
+        """Return images and seconds of the largest affordable step, and whether memory prevents a larger one.
 
-        Memory is measured on the way.
+        Memory is measured along the way.
         """
         size = self.batch_images
         if self.spec.regime == "finetune" and not (self.thorough and self.device.type == "cuda"):
@@ -210,11 +209,11 @@ class _Trial:
         fitting, first_seconds = _largest_that_fits(size, self._warm_up)
         if not self.thorough and first_seconds > _LONG and fitting <= self.piece_images:
             return fitting, first_seconds, fitting < size
-        # the first one of a size is slower
+        # the first step of a size is slower
         seconds = statistics.median(self._steps(fitting, self.num_steps + 1)[1:])
         is_too_large = fitting < size
         if self.thorough and not is_too_large:
-            # what a step takes whatever its size weighs too much in a few images
+            # with few images, the constant cost of a step has too much weight
             affordable = int(fitting * _BUDGET_SECONDS / self.num_steps / max(seconds, 1e-6))
             larger = min(affordable, self.batch_images)
             if larger >= 2 * fitting:
@@ -222,14 +221,14 @@ class _Trial:
         return fitting, seconds, is_too_large
 
     def _warm_up(self, size: int) -> float:
-        """Take one step, whose memory is looked at: what a piece keeps for its backward pass, and on a GPU the peak.
+        """Run one step and measure its memory: on a CPU what is kept for the backward pass, on a GPU the peak.
 
         Returns:
             Its seconds.
         """
         piece = min(size, self.piece_images)
         if self.device.type == "cuda":
-            self._steps(size, 1)  # moments are made by the first one
+            self._steps(size, 1)  # the first step creates the moments
             torch.cuda.reset_peak_memory_stats(self.device)
             (seconds,) = self._steps(size, 1)
             beside = torch.cuda.max_memory_allocated(self.device) - self.state_bytes()
@@ -240,17 +239,17 @@ class _Trial:
             (seconds,) = self._steps(piece, 1)
         scale = self.piece_images / piece
         self.activation_bytes = int(kept.num_bytes * scale)
-        self.other_bytes = int(kept.largest * scale)  # the gradient of the largest
+        self.other_bytes = int(kept.largest * scale)  # gradient of the largest
         return seconds
 
     def _steps(self, size: int, number: int) -> list[float]:
-        """Return seconds of steps that the engine takes."""
+        """Return the seconds of each of several steps of the engine."""
         accumulate = math.ceil(size / self.piece_images)
         plan = self.spec.plan.model_copy(update={"batch_size": size, "accumulate": accumulate})
         self.inputs.batch_size, self.state.epoch = size, 0
         ends: list[float] = []
 
-        def report(done: int, total: int) -> None:  # before the first step, and after each
+        def report(done: int, total: int) -> None:  # called before the first step and after each
             _wait(self.device)
             ends.append(time.perf_counter())
             if len(ends) > number:
@@ -261,10 +260,10 @@ class _Trial:
         return np.diff(ends).tolist()
 
     def state_bytes(self) -> int:
-        """Return parameters, buffers, gradients, moments and average."""
+        """Return the bytes of parameters, buffers, gradients, moments and average."""
         model, ema = self.state.model, self.state.ema
         tensors = [*model.parameters(), *model.buffers()]
-        tensors += [p for p in model.parameters() if p.requires_grad]  # a gradient each
+        tensors += [p for p in model.parameters() if p.requires_grad]  # their gradients
         tensors += [] if ema is None else [*ema.module.parameters(), *ema.module.buffers()]
         for moments in self.state.optimizer.state.values():
             tensors += [value for value in moments.values() if isinstance(value, Tensor)]
@@ -276,7 +275,7 @@ class _Trial:
         return self.state.method.scores(widened(output))
 
     def inference(self, work: Callable[[Batch], Any], shape: tuple[int, ...], most: int) -> tuple[float, int]:
-        """Return seconds per input, and bytes of a batch of `most` of them beside the model."""
+        """Return seconds per input, and bytes of a batch of `most` inputs, without the model."""
 
         def attempt(size: int) -> tuple[Batch, int]:
             batch = self.execution.move(synthetic_batch(self.part.labels, size, shape))
@@ -295,7 +294,7 @@ class _Trial:
         return statistics.median(seconds) / size, (num_bytes + batch.inputs.nbytes) * most // size
 
     def _bytes_of(self, work: Callable[[], Any]) -> int:
-        """Return the most that work takes at a time beside its inputs; on a CPU, of any layer's inputs and outputs."""
+        """Return the peak memory of a computation without its inputs; on a CPU, inputs and outputs of a layer."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             before = torch.cuda.memory_allocated(self.device)
@@ -315,14 +314,14 @@ class _Trial:
 
 
 class _Kept:
-    """Counts what autograd keeps for the backward pass, parameters apart, each memory once."""
+    """Counts the bytes that autograd keeps for the backward pass, without parameters, each storage once."""
 
     def __init__(self, model: nn.Module) -> None:
         self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
         self.num_bytes = self.largest = 0
 
     def pack(self, tensor: Tensor) -> Tensor:
-        """Count a tensor that autograd keeps, which calls it with each."""
+        """Count a tensor that autograd keeps; a pack hook."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
@@ -332,7 +331,7 @@ class _Kept:
 
 
 def resident_bytes() -> int:
-    """Return memory that this process takes: now on Linux, where it can be asked for, else the most it ever took."""
+    """Return the resident memory of this process in bytes: current on Linux, peak elsewhere."""
     statm = Path("/proc/self/statm")
     if statm.is_file():
         return int(statm.read_text().split()[1]) * resource.getpagesize()
@@ -341,11 +340,11 @@ def resident_bytes() -> int:
 
 
 class _Enough(Exception):
-    """Ends a training that was only to be looked at."""
+    """Ends a training after the measured steps."""
 
 
 def _largest_that_fits(size: int, attempt: Callable[[int], _Found]) -> tuple[int, _Found]:
-    """Return how many images at a time the device has memory for, at most so many, and what came of the attempt."""
+    """Return the largest number of images up to `size` that fits in memory, and the result of the attempt."""
     while True:
         try:
             return size, attempt(size)

@@ -1,4 +1,4 @@
-"""What heads take that train together: measured by a few steps of their own on synthetic features."""
+"""Measure heads that train stacked, by a few steps on synthetic features."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from plbench.training.stacked.heads import Head, bytes_per_head, fit_together
 from plbench.training.stacked.layers import layers_of
 from plbench.training.state import FitState
 
-_STEPS = 6  # that are timed, after as many that are not
+_STEPS = 6  # timed steps, after the same number of untimed ones
 _MAX_HEADS = 24
 _SCORED_IMAGES = 500
-_BUDGET_SECONDS = 3.0  # about how long one measurement may take
+_BUDGET_SECONDS = 3.0  # approximate limit per measurement
 
 
 @dataclass(frozen=True)
 class Stack:
-    """What was measured of heads that train together.
+    """Measurement of heads that train stacked.
 
     Attributes:
-        step_seconds: a head's share of a step. scoring_seconds: a run's share, with intervals.
-        peak_bytes: of as many heads as train at once. program_bytes: that the program itself takes.
+        step_seconds: per head and step. scoring_seconds: per run, with intervals.
+        peak_bytes: of all heads that train at once. program_bytes: of the program itself.
     """
 
     step_seconds: float
@@ -46,7 +46,7 @@ class Stack:
 
 
 def alike(members: Sequence[ResolvedRun]) -> str:
-    """Return what groups of one pace agree in: the shape of the heads, and which methods and seeds there are."""
+    """Return a key of groups with the same speed: the shape of the heads, methods and seeds."""
     first = members[0]
     heads = [(plan.method.name, plan.spec.seed) for plan in members[:_MAX_HEADS]]
     num_classes = first.protocol_data.train(first.spec.train_part).labels.num_classes
@@ -54,13 +54,13 @@ def alike(members: Sequence[ResolvedRun]) -> str:
 
 
 def measure_stack(members: Sequence[ResolvedRun], width: int, workspace: Workspace) -> Stack:
-    """Measure one head first, which says how many together can be afforded.
+    """Measure one head first, to find how many together are affordable.
 
     Args:
         members: of a group. width: number of features. workspace: where and how.
 
     Raises:
-        PlbenchError: if a head cannot be made, trained on random inputs or stacked.
+        PlbenchError: if a head cannot be built, trained on random inputs, or stacked.
     """
     first, batch_size = members[0], members[0].spec.plan.batch_size
     alone = _timed(members[:1], width, workspace)
@@ -78,7 +78,7 @@ def _state(plan: ResolvedRun, width: int, workspace: Workspace) -> FitState:
 
 
 def _timed(members: Sequence[ResolvedRun], width: int, workspace: Workspace) -> float:
-    """Return a head's share of the seconds of a step."""
+    """Return the seconds per head and step."""
     first = members[0]
     inputs = _inputs(first.protocol_data.train(first.spec.train_part), _STEPS * first.spec.plan.batch_size, width)
     plan = first.spec.plan.model_copy(update={"epochs": 2})
@@ -92,12 +92,12 @@ def _timed(members: Sequence[ResolvedRun], width: int, workspace: Workspace) -> 
     for head in heads:
         if head.error is not None:
             raise head.error
-    # by images: the last step may be a small one
+    # per image, since the last batch may be small
     return (ends[1] - ends[0]) / len(inputs) * plan.batch_size / len(heads)
 
 
 def _scoring_seconds(plan: ResolvedRun, state: FitState, width: int, workspace: Workspace) -> float:
-    """Return seconds of the scores, figures and intervals of one run, on one core; of its first images."""
+    """Return the seconds for scores, figures and intervals of one run on one core, from its first images."""
     execution, data = Execution(workspace.device, plan.spec.precision), plan.protocol_data
     scored = data.held_out(plan.spec.train_part) if plan.spec.only_selects else data.test()
     groups = data.dataset.groups()
@@ -114,6 +114,6 @@ def _scoring_seconds(plan: ResolvedRun, state: FitState, width: int, workspace: 
 
 
 def _inputs(part: Part, most: int, width: int) -> FeatureInputs:
-    """Return synthetic features [n, D] of a part's first images, with their own labels."""
+    """Return synthetic features [n, D] for the first images of a part, with their own labels."""
     rows = np.arange(min(most, len(part.rows)))
     return FeatureInputs(synthetic(len(rows), width).numpy(), rows, part.labels.subset(rows))

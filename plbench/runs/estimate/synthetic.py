@@ -1,4 +1,4 @@
-"""Inputs that stand for those of a run which is only measured: random numbers of the true shape, with true labels."""
+"""Synthetic inputs for measuring runs: random numbers of the true shape, with true labels."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from plbench.training.engine import prepare_fit
 from plbench.training.execution import Execution
 from plbench.training.state import FitState
 
-_STAND_IN_ROWS = 1024  # that a stage's reduction gets to see
-_MANY_STEPS = 1_000_000  # as many as a synthetic epoch claims to have
+_STAND_IN_ROWS = 1024  # rows that a stage's reduction sees
+_MANY_STEPS = 1_000_000  # length of a synthetic epoch
 
 
 def synthetic(*shape: int) -> Tensor:
-    """Return normal random numbers, without a draw from the global generator."""
+    """Return normal random numbers, without using the global generator."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def synthetic_batch(labels: PartialLabels, size: int, shape: tuple[int, ...], num_views: int = 0) -> Batch:
-    """Return a batch of random inputs with the labels of the first rows, from the start again where there are no more.
+    """Return a batch of random inputs with the labels of the first rows, repeated if there are too few.
 
     Args:
-        labels: of the images that the inputs stand for.
+        labels: of the images that the inputs represent.
         size: number of inputs. shape: of each.
-        num_views: of each image; 0 for the image itself alone.
+        num_views: per image; 0 for only the image itself.
     """
     inputs, index = synthetic(size, *shape), torch.arange(size) % labels.num_images
     views = tuple(inputs if place == 0 else synthetic(*inputs.shape) for place in range(num_views))
@@ -45,7 +45,7 @@ def synthetic_batch(labels: PartialLabels, size: int, shape: tuple[int, ...], nu
 
 
 class SyntheticInputs:
-    """`plbench.training.inputs.Inputs` without an end, of which only the first batch can be seen."""
+    """Endless `plbench.training.inputs.Inputs`, of which only the first batch is visible."""
 
     def __init__(self, labels: PartialLabels, shape: tuple[int, ...], num_views: int) -> None:
         self._labels, self.shape, self._num_views = labels, shape, num_views
@@ -53,24 +53,24 @@ class SyntheticInputs:
 
     @property
     def labels(self) -> PartialLabels:
-        """Of the rows of one batch: all that there is to see."""
+        """Labels of the rows of one batch, which are the only ones."""
         return self._labels.subset(np.arange(min(self.batch_size, self._labels.num_images)))
 
     def __len__(self) -> int:
         return self.batch_size * _MANY_STEPS
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: Any = None) -> Iterator[Batch]:
-        """Return the same batch again and again: making another would count as training."""
+        """Yield the same batch repeatedly, since creating others would count as training time."""
         return itertools.repeat(synthetic_batch(self._labels, batch_size, self.shape, self._num_views))
 
     def ordered(self, batch_size: int, world: Any = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one small batch, for a method that looks at its training images before it begins."""
+        """Yield one small batch, for methods that look at their training images before they start."""
         number = self.labels.num_images
         yield torch.arange(number), synthetic(number, *self.shape)
 
 
 class _SyntheticView:
-    """Scores that nobody trained: `plbench.method.TrainView` for a stage's reduction."""
+    """Scores of an untrained model: `plbench.method.TrainView` for a stage's reduction."""
 
     def __init__(self, labels: PartialLabels, build: Callable[[], nn.Module]) -> None:
         self.labels, self._build = labels, build
@@ -91,29 +91,29 @@ class _SyntheticView:
 def about_to_train(
     plan: ResolvedRun, backbone: nn.Module | None, shape: tuple[int, ...], execution: Execution
 ) -> FitState:
-    """Return the state of a run before its first step, with random weights that no step moves.
+    """Return the state of a run before its first step, with random weights that no step changes.
 
     Args:
-        plan: the run. backbone: what its method builds a model of; None where features are given.
+        plan: the run. backbone: for the method's model; None if features are given.
         shape: of an image's features.
-        execution: where and how precisely.
+        execution: device and precision.
 
     Raises:
-        PlbenchError: if a stage of the run cannot be stood in for.
+        PlbenchError: if a stage of the run cannot be simulated.
     """
     if backbone is None:
         backbone = nn.Identity() if len(shape) == 1 else GivenMaps(shape[0])
     method, model = _untrained(plan, backbone, shape[0])
     state = prepare_fit(model, method, plan.spec.plan, method.task.steps_per_epoch, execution)
-    # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
+    # a learning rate of 0 for any number of steps, since random weights on random inputs could diverge
     state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)
     return state
 
 
 def _untrained(plan: ResolvedRun, backbone: nn.Module, num_features: int) -> tuple[Method, nn.Module]:
-    """Return a run's method and its model in a random state, with stand-ins for what its stages would hand on."""
+    """Return a run's method and untrained model, with synthetic artifacts of its stages."""
     spec, labels = plan.spec, plan.protocol_data.train(plan.spec.train_part).labels
-    # of the right shape for a part of the rows
+    # synthetic artifacts of the right shape, for some of the rows
     seen = labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images)))
     artifacts = {
         name: stage.reduce(_SyntheticView(seen, lambda run=run: _untrained(run, backbone, num_features)[1]))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What is known of a training before its dataset is here: sizes, as they were published, and what the network takes."""
+"""Estimates before a dataset is available: published sizes, and the cost of the network."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from plbench.spec import ModelSpec, Regime
 
 _TIMED_IMAGES = {"cpu": 2, "cuda": 32}
 _REPEATS = 3
-_LARGEST = 1024  # px, whose activations of a few images fit into memory
+_LARGEST = 1024  # pixels; activations of a few such images fit in memory
 
 
 def describe_without_data(
     dataset: Dataset, given: Mapping[str, Any], device: torch.device, reporter: Reporter
 ) -> Iterator[str]:
-    """Yield lines on a dataset that is not here: images and classes, what is to be fetched, and what a training takes.
+    """Yield lines on a missing dataset: images and classes, files to download, and the cost of training.
 
     Args:
-        dataset: where it would be.
-        given: recipe, regime, epochs, batch_size, backbone and image_size, as far as they are given; None, or no
-            entry, for the recipe's.
-        device: that would compute. reporter: is told that something is measured.
+        dataset: at its expected location.
+        given: recipe, regime, epochs, batch_size, backbone and image_size; None or missing for the recipe's.
+        device: for the computation. reporter: receives progress messages.
     """
     images = [f"{number:,} {split}" for split, number in dataset.official_num_images.items()]
     classes = dataset.official_num_classes
@@ -56,7 +55,7 @@ def describe_without_data(
         regime = given.get("regime") or recipe.regime
         asked = {name: given[name] for name in ("backbone", "image_size") if given.get(name) is not None}
         took = ""
-        # what was mistyped is told of once the data is here
+        # mistakes in these values are reported once the data is available
         with contextlib.suppress(ValidationError, PlbenchError):
             model = ModelSpec.model_validate({**recipe.model.model_dump(), **asked})
             if model.image_size <= _LARGEST:
@@ -76,12 +75,12 @@ def describe_without_data(
 
 
 def seconds_per_image(model: ModelSpec, regime: Regime, device: torch.device) -> float:
-    """Return what an image takes in the backbone, with random weights: forward, and backward where it is trained.
+    """Return the seconds per image in the backbone with random weights: forward, and backward if it is trained.
 
     Args:
-        model: whose backbone and resolution.
-        regime: "probe" for the forward pass alone.
-        device: that computes, in float32.
+        model: with backbone and resolution.
+        regime: "probe" for only the forward pass.
+        device: for the computation, in float32.
 
     Raises:
         PlbenchError: if there is no such backbone.

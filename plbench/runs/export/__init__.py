@@ -1,1 +1,1 @@
-"""A run's model for other programs: ONNX, TorchScript, safetensors, a folder for timm, the Hugging Face Hub."""
+"""Export a run's model: ONNX, TorchScript, safetensors, a folder for timm, the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""The model card of an exported run: what its record says, for people and for the Hub's front matter."""
+"""The model card of an exported run, from its record: for readers, and for the Hub's front matter."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def model_card(
 
     Args:
         about: from `plbench.runs.export.network.description`.
-        files: names of those beside it.
-        repo: "USER/NAME" on the Hub, if that is where they go.
-        dataset, licence: of the dataset, in words, where it is installed.
+        files: names of the files next to it.
+        repo: "USER/NAME" on the Hub, if they are uploaded.
+        dataset, licence: of the dataset, as text, if it is installed.
     """
     from huggingface_hub import ModelCardData
 
@@ -91,7 +91,7 @@ def _headline(record: Record) -> tuple[str, Any]:
 
 
 def _results(record: Record) -> Iterator[Any]:
-    """Yield the headline metrics as the Hub's front matter has them, with their intervals."""
+    """Yield the headline metrics in the format of the Hub's front matter, with their intervals."""
     from huggingface_hub import EvalResult
 
     part, metrics = _headline(record)
@@ -116,7 +116,7 @@ def _results(record: Record) -> Iterator[Any]:
 
 
 def _table(record: Record) -> str:
-    """Return figures with intervals, those that the record has, as a Markdown table."""
+    """Return the record's figures with intervals as a Markdown table."""
     _, metrics = _headline(record)
     rows: list[tuple[str, float | None, Any]] = []
     for title, estimate in (("mAP(C)", metrics.map_c), ("mAP(O)", metrics.map_o)):
@@ -136,7 +136,7 @@ def _table(record: Record) -> str:
 
 
 def _notes(record: Record) -> Iterator[str]:
-    """Yield what a reader of the figures must know."""
+    """Yield notes that are required to interpret the figures."""
     selection = record.selection
     if selection is not None and selection.labels == "test":
         yield "The epoch was chosen by these very test figures, which are therefore too high"
@@ -149,7 +149,7 @@ def _notes(record: Record) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text in one line that Markdown shows as it is."""
+    """Return a text on one line, which Markdown shows unchanged."""
     return " ".join(text.split()).translate(_SPECIAL)
 
 

@@ -1,4 +1,4 @@
-"""The export of a run: written beside its target, read back, compared with `plbench predict`, and put in place."""
+"""Export a run: write it next to its target, read it back, compare it with `plbench predict`, move it into place."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _NUM_PICTURES = 8
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Attributes:
         run: its key.
         to: the format.
         path: of the file or folder.
         num_bytes: of all its files.
-        reader: what read it back.
-        difference: the largest, of any score, between what was read back and `plbench predict`, on some generated
-            pictures. low, high: ends of those scores.
+        reader: the program that read it back.
+        difference: largest difference of any score between what was read back and `plbench predict`, on some generated
+            pictures. low, high: minimum and maximum of those scores.
         precision: of the run.
         precision_difference: the largest between `plbench predict` in that precision and in float32, in which the
-            export computes; None where that is the same.
+            export computes; None if they are the same.
     """
 
     run: str
@@ -55,17 +55,17 @@ class Exported:
 
 
 def export_run(folder: Path, to: str, out: Path, workspace: Workspace) -> Exported:
-    """Write the model of a run for another program, and check that it gives the same scores there.
+    """Write the model of a run for another program, and check that it gives the same scores.
 
     Args:
         folder: of the run.
         to: a name in `FORMATS`.
-        out: file or folder to write. A file is replaced; a folder must be empty, or not there.
-        workspace: where things are. All is computed on the CPU.
+        out: file or folder to write. A file is replaced; a folder must be empty or new.
+        workspace: locations. Everything is computed on the CPU.
 
     Raises:
-        PlbenchError: if there is no such format, its packages are not installed, or the model does not fit it.
-        StoreError: if the record or the weights are missing or damaged, or the place cannot be written to.
+        PlbenchError: if there is no such format, its packages are not installed, or it does not support the model.
+        StoreError: if the record or the weights are missing or damaged, or the target cannot be written.
     """
     chosen = _chosen(to, out)
     chosen.check_packages()
@@ -124,10 +124,10 @@ def load_source(folder: Path, workspace: Workspace) -> tuple[Source, float | Non
 
 
 def write_checked(chosen: Format, source: Source, place: Path, workspace: Workspace) -> float:
-    """Write a format to a place, read it back, and return the largest difference of a score.
+    """Write a format to a path, read it back, and return the largest difference of a score.
 
     Raises:
-        PlbenchError: if it is more than rounding explains, or the model does not fit the format.
+        PlbenchError: if rounding cannot explain it, or the format does not support the model.
     """
     with workspace.reporter.patience(f"Writing {place.name}, and comparing its scores by {chosen.reader}"):
         chosen.write(source, place)
@@ -143,7 +143,7 @@ def write_checked(chosen: Format, source: Source, place: Path, workspace: Worksp
 
 
 def _in_float32(model: TrainedModel) -> TrainedModel:
-    """Return the same model, computing in float32."""
+    """Return the same model with float32 computation."""
     record = model.record
     if record.spec.precision == "float32":
         return model
@@ -153,7 +153,7 @@ def _in_float32(model: TrainedModel) -> TrainedModel:
 
 
 def _draw_pictures(folder: Path, size: int) -> ImageFiles:
-    """Write pictures in which patches of all sizes have random colours, as files without loss."""
+    """Write pictures with patches of all sizes in random colours, as lossless files."""
     draws = np.random.default_rng(0)
     for number in range(_NUM_PICTURES):
         total = np.zeros((size, size, 3), np.float32)
@@ -170,10 +170,10 @@ def _draw_pictures(folder: Path, size: int) -> ImageFiles:
 
 @contextlib.contextmanager
 def _staged(out: Path) -> Iterator[Path]:
-    """Yield a place beside the target; what lies there takes the target's name if the scope is left without an error.
+    """Yield a path next to the target; it is renamed to the target if the scope ends without an error.
 
     Raises:
-        StoreError: if the place may not be written to, or the disk is full.
+        StoreError: if the folder is not writable, or the disk is full.
     """
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:

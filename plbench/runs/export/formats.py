@@ -1,4 +1,4 @@
-"""Each format: how a model is written to it, and how the program that will use it reads it back."""
+"""Export formats: how a model is written, and how the target program reads it back."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ ABOUT = "plbench.json"
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 """Files of a folder for timm and the Hub."""
 
-_MOST_ONNX_BYTES = 2**31 - 2**20  # of what protobuf reads as one message, with some room for the graph
+_MOST_ONNX_BYTES = 2**31 - 2**20  # limit of protobuf for one message, minus some room for the graph
 
 Reader = Callable[[Tensor], np.ndarray]
-"""Of images [B, 3, S, S] to scores [B, C]."""
+"""Function from images [B, 3, S, S] to scores [B, C]."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported, and what it is compared with.
+    """A model to export, with images and scores for comparison.
 
     Attributes:
-        images: [B, 3, S, S], prepared as the model was trained. scores: [B, C] of them, float32.
+        images: [B, 3, S, S], prepared as in training. scores: [B, C] float32, their scores.
     """
 
     model: TrainedModel
@@ -51,7 +51,7 @@ class Source:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What users must know."""
+        """Information for users."""
         return description(self.model)
 
     @property
@@ -62,14 +62,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Format:
-    """A format.
+    """An export format.
 
     Attributes:
-        suffix: of the file's name; "" where it is a folder.
-        reader: what reads it back, in words.
-        packages: that are needed beyond those of plbench.
-        write: to a place that does not exist yet. Raises PlbenchError where the model does not fit the format.
-        read: the same place.
+        suffix: of the file's name; "" for a folder.
+        reader: name of the program that reads it.
+        packages: required in addition to those of plbench.
+        write: writes to a new path. Raises PlbenchError if the format does not support the model.
+        read: reads from that path.
     """
 
     suffix: str
@@ -79,7 +79,7 @@ class Format:
     packages: tuple[str, ...] = ()
 
     def check_packages(self) -> None:
-        """Refuse to begin what could not be finished.
+        """Check requirements before starting.
 
         Raises:
             PlbenchError: if a package is not installed.
@@ -94,7 +94,7 @@ class Format:
 
 
 def difference(read: Reader, source: Source) -> float:
-    """Return the largest difference of a score, over all pictures together and over the first one alone."""
+    """Return the largest difference of a score, for all pictures in one batch and for the first one alone."""
     wanted = source.scores.numpy()
     return max(float(np.abs(read(source.images[:n]) - wanted[:n]).max()) for n in (len(wanted), 1))
 
@@ -103,7 +103,7 @@ def difference(read: Reader, source: Source) -> float:
 
 
 def write_onnx(source: Source, path: Path) -> None:
-    """Write one ONNX file: the network, and its description as metadata, each value as JSON."""
+    """Write one ONNX file: the network, with its description as metadata, each value as JSON."""
     num_bytes = sum(tensor.nbytes for tensor in source.network.state_dict().values())
     if num_bytes > _MOST_ONNX_BYTES:
         raise PlbenchError(
@@ -112,7 +112,7 @@ def write_onnx(source: Source, path: Path) -> None:
         )
     content = _onnx_model(source)
     for node in [*content.graph.node, *(node for function in content.functions for node in function.node)]:
-        node.ClearField("metadata_props")  # with the paths of source files on this machine
+        node.ClearField("metadata_props")  # contains paths of source files on this machine
         node.ClearField("doc_string")
     ends = [*content.graph.input, *content.graph.output, *content.graph.value_info]
     symbol = content.graph.input[0].type.tensor_type.shape.dim[0].dim_param
@@ -129,11 +129,11 @@ def _onnx_model(source: Source) -> Any:
     graph = fixed_graph(source.network, source.images.shape[-1], source.method)
     log = logging.getLogger("torch.onnx")
     level, failure = log.level, None
-    log.setLevel(logging.ERROR)  # it tells of its own progress
+    log.setLevel(logging.ERROR)  # it logs its own progress
     try:
-        for optimize in (True, False):  # onnxscript's optimiser fails on `chunk`, and onnxruntime has its own
+        for optimize in (True, False):  # onnxscript's optimiser fails on `chunk`; onnxruntime has its own
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's own, on its own internals
+                warnings.simplefilter("ignore")  # about torch's own internals
                 try:
                     program: Any = torch.onnx.export(
                         graph,
@@ -144,7 +144,7 @@ def _onnx_model(source: Source) -> Any:
                         verbose=False,
                     )
                     return program.model_proto
-                except Exception as error:  # the exporter raises many kinds
+                except Exception as error:  # the exporter raises many types
                     failure = error
     finally:
         log.setLevel(level)
@@ -156,7 +156,7 @@ def _onnx_model(source: Source) -> Any:
 
 
 def read_onnx(path: Path) -> Reader:
-    """Return what onnxruntime makes of the file."""
+    """Return onnxruntime's reader of the file."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -168,21 +168,21 @@ def read_onnx(path: Path) -> Reader:
 
 def write_torchscript(source: Source, path: Path) -> None:
     """Write a traced and frozen module, with the description as JSON in the extra file `ABOUT`."""
-    fixed_graph(source.network, source.images.shape[-1], source.method)  # a trace would not notice that there is none
+    fixed_graph(source.network, source.images.shape[-1], source.method)  # a trace would not notice if there is none
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        # torch.jit is deprecated, and what a trace warns of was just ruled out
+        # torch.jit is deprecated; the risks that traces warn about were just ruled out
         warnings.simplefilter("ignore")
         traced = torch.jit.freeze(torch.jit.trace(source.network, source.images[:2], check_trace=False))
         torch.jit.save(traced, buffer, _extra_files={ABOUT: json.dumps(source.about)})
     with zipfile.ZipFile(buffer) as whole, zipfile.ZipFile(path, "w") as kept:
         for entry in whole.infolist():
-            if not entry.filename.endswith(".debug_pkl"):  # with the paths of source files on this machine
+            if not entry.filename.endswith(".debug_pkl"):  # contains paths of source files on this machine
                 kept.writestr(entry, whole.read(entry))
 
 
 def read_torchscript(path: Path) -> Reader:
-    """Return what torch.jit makes of the file."""
+    """Return torch.jit's reader of the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         module = torch.jit.load(path, map_location="cpu")
@@ -198,11 +198,11 @@ def _module_reader(module: nn.Module | torch.jit.ScriptModule, *, gives_logits: 
     return read
 
 
-# ---- safetensors, to be loaded by timm and torch
+# ---- safetensors, for loading with timm and torch
 
 
 def write_safetensors(source: Source, path: Path) -> None:
-    """Write weights `backbone.…` by timm's names and `head.…`, and in the metadata what they are the weights of."""
+    """Write weights as `backbone.…`, with timm's names, and `head.…`, and their description as metadata."""
     from safetensors.torch import save
 
     parts = plain_parts(source.model, source.images, source.scores)
@@ -218,7 +218,7 @@ def write_safetensors(source: Source, path: Path) -> None:
 
 
 def read_safetensors(path: Path) -> Reader:
-    """Return what timm and torch make of the file, by what it says itself."""
+    """Return a reader with timm and torch, built only from the file's metadata."""
     import timm
     from safetensors import safe_open
 
@@ -241,7 +241,7 @@ def read_safetensors(path: Path) -> Reader:
 
 
 def write_timm_folder(source: Source, path: Path) -> None:
-    """Write `config.json` as timm has it, the weights of timm's own model, and a model card."""
+    """Write `config.json` in timm's format, the weights of timm's own model, and a model card."""
     import timm
     from safetensors.torch import save
 
@@ -261,7 +261,7 @@ def write_timm_folder(source: Source, path: Path) -> None:
     if fits:
         net.load_state_dict(parts.backbone.net.state_dict(), strict=False)
         with torch.no_grad():
-            classifier.weight.copy_(last.weight.view_as(classifier.weight))  # of a 1x1 convolution in some
+            classifier.weight.copy_(last.weight.view_as(classifier.weight))  # the classifier may be a 1x1 convolution
             classifier.bias.copy_(last.bias)
         fits = difference(_module_reader(net, gives_logits=True), source) <= source.network.tolerance
     if not fits:
@@ -296,7 +296,7 @@ def write_timm_folder(source: Source, path: Path) -> None:
 
 
 def read_timm_folder(path: Path) -> Reader:
-    """Return what timm makes of the folder."""
+    """Return timm's reader of the folder."""
     import timm
 
     return _module_reader(timm.create_model(f"local-dir:{path}", pretrained=True).eval(), gives_logits=True)

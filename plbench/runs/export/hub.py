@@ -1,4 +1,4 @@
-"""The upload of a run's model to the Hugging Face Hub, with a model card that carries its record."""
+"""Upload a run's model to the Hugging Face Hub, with a model card and its record."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from plbench.runs.tables import PER_CLASS
 from plbench.runs.workspace import Workspace
 
 ANSWER_SECONDS = 60.0
-"""For which the Hub may be silent before a request counts as failed; the client repeats some of them."""
+"""Timeout of a request to the Hub; the client repeats some requests."""
 
 ONNX = "model.onnx"
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """What was uploaded.
+    """Result of an upload.
 
     Attributes:
         run: its key.
         url: of the repository.
         files: names.
-        differences: the largest of any score between what was read back and `plbench predict`, by the format.
+        differences: largest difference of any score between what was read back and `plbench predict`, by format.
     """
 
     run: str
@@ -47,22 +47,23 @@ class Uploaded:
 
 
 def upload_run(folder: Path, repo: str, workspace: Workspace, *, private: bool = False) -> Uploaded:
-    """Upload the model of a run as one commit: ONNX, the weights where they say everything, the card and the record.
+    """Upload the model of a run in one commit: ONNX, weights in supported formats, model card and record.
 
     Args:
         folder: of the run.
-        repo: "USER/NAME"; made if it does not exist.
-        workspace: where things are. All is computed on the CPU.
-        private: whether a repository that is made is private.
+        repo: "USER/NAME"; created if it does not exist.
+        workspace: locations. Everything is computed on the CPU.
+        private: whether a new repository is private.
 
     Raises:
-        PlbenchError: if the name is not valid, nobody is logged in, the model cannot be exported, or the Hub refuses.
+        PlbenchError: if the name is invalid, the user is not logged in, the model cannot be exported, or the Hub
+            refuses.
         StoreError: if the record or the weights are missing or damaged.
     """
     from huggingface_hub import HfApi, utils
     from huggingface_hub.errors import HFValidationError
 
-    checks: Any = utils  # whose names are not declared as exported
+    checks: Any = utils  # type stubs do not export its names
     try:
         checks.validate_repo_id(repo)
         valid = repo.count("/") == 1
@@ -73,7 +74,7 @@ def upload_run(folder: Path, repo: str, workspace: Workspace, *, private: bool =
     FORMATS["onnx"].check_packages()
     api = HfApi(library_name="plbench")
     with _talking_to(api.endpoint, repo):
-        api.whoami()  # before minutes of work, not after
+        api.whoami()  # check the login before minutes of work
     source, _ = load_source(folder, workspace)
     with tempfile.TemporaryDirectory() as place:
         content = Path(place)
@@ -91,7 +92,7 @@ def upload_run(folder: Path, repo: str, workspace: Workspace, *, private: bool =
 
 
 def _write_all(source: Source, content: Path, workspace: Workspace) -> dict[str, float]:
-    """Write ONNX, and what of timm's folder and safetensors the model fits; return their largest differences."""
+    """Write ONNX, and timm's folder and safetensors if they support the model; return the largest differences."""
     differences = {"onnx": write_checked(FORMATS["onnx"], source, content / ONNX, workspace)}
     why = ""
     for name, place in (("timm-hub-folder", content / "timm"), ("safetensors", content / WEIGHTS)):
@@ -114,7 +115,7 @@ def _write_all(source: Source, content: Path, workspace: Workspace) -> dict[str,
 def _write_card(source: Source, content: Path, repo: str, workspace: Workspace) -> None:
     name = source.model.record.spec.protocol.dataset
     title = licence = None
-    with contextlib.suppress(PlbenchError):  # it need not be installed here
+    with contextlib.suppress(PlbenchError):  # the dataset may not be installed here
         kind = workspace.registry.dataset(name)
         title, licence = kind.title, kind.licence
     files = {path.name for path in content.iterdir()}
@@ -123,18 +124,18 @@ def _write_card(source: Source, content: Path, repo: str, workspace: Workspace) 
 
 @contextlib.contextmanager
 def _talking_to(endpoint: str, repo: str) -> Iterator[None]:
-    """Bound how long the Hub may be silent, silence its client, and say in a sentence what went wrong.
+    """Set a timeout, silence the Hub's client, and turn its errors into messages.
 
     Raises:
-        PlbenchError: if anything did.
+        PlbenchError: for any error.
     """
     from huggingface_hub import get_session, utils
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-    client: Any = utils  # whose names are not declared as exported
+    client: Any = utils  # type stubs do not export its names
     session: Any = get_session()
     patience, showed_bars = session.timeout, not client.are_progress_bars_disabled()
-    session.timeout = ANSWER_SECONDS  # by default it waits for ever
+    session.timeout = ANSWER_SECONDS  # the default is to wait forever
     client.disable_progress_bars()
     try:
         with warnings.catch_warnings():
@@ -142,7 +143,7 @@ def _talking_to(endpoint: str, repo: str) -> Iterator[None]:
             yield
     except LocalTokenNotFoundError as error:
         raise _not_allowed(endpoint, repo) from error
-    except Exception as error:  # the client, its HTTP library and the disk each raise their own
+    except Exception as error:  # the client, its HTTP library and the disk raise different types
         status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else 0
         if status in (401, 403):
             raise _not_allowed(endpoint, repo) from error

@@ -1,4 +1,4 @@
-"""A run's model as one network, from normalised images to scores, and what its users must know beside the weights."""
+"""A run's model as one network, from normalised images to scores, and the description that its users need."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from plbench.runs.trained import TrainedModel
 from plbench.training.execution import widened
 
 TOLERANCE = 1e-4
-"""Largest difference of a score, in [0, 1], that rounding explains: of float32 in deep networks; usual are 1e-6."""
+"""Largest difference of a score in [0, 1] that float32 rounding in deep networks explains; typical values are 1e-6."""
 
 MAPS_TOLERANCE = 1e-3
-"""The same where feature maps are rounded to float16 between backbone and head: a last bit may go the other way."""
+"""The same if feature maps are rounded to float16 between backbone and head: their last bit may differ."""
 
 
 class Network(nn.Module):
-    """Images [B, 3, S, S], normalised, to scores [B, C] float32 in [0, 1], as `plbench predict` computes them.
+    """Map normalised images [B, 3, S, S] to scores [B, C] float32 in [0, 1], as `plbench predict` computes them.
 
-    In the probe regime it joins the frozen backbone and the head. Feature maps are rounded to float16 in between, as a
-    run keeps them; pooled features are not.
+    In the probe regime, it joins the frozen backbone and the head. Feature maps are rounded to float16 in between, as
+    in a run's cache; pooled features are not.
     """
 
     def __init__(self, model: TrainedModel) -> None:
-        """Take the parts of a model, which has to be on the CPU."""
+        """Take the parts of a model, which must be on the CPU."""
         super().__init__()
         self.backbone, self.model = model.backbone, model.model
         shape: tuple[int, ...] = () if self.backbone is None else self.backbone.feature_shape  # type: ignore[assignment]
@@ -55,20 +55,20 @@ class Network(nn.Module):
 
 
 def fixed_graph(network: Network, size: int, method: str) -> torch.export.ExportedProgram:
-    """Return the network as a graph that is the same for all images and for any number of them.
+    """Return the network as a graph that does not depend on the images or the batch size.
 
     Args:
         size: S, the side of an image. method: its name, for messages.
 
     Raises:
-        PlbenchError: if torch finds no such graph: what the model computes next depends on values that it computed.
+        PlbenchError: if torch finds no such graph, because the control flow depends on computed values.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, on its own internals
+            warnings.simplefilter("ignore")  # about torch's own internals
             images = torch.zeros(2, 3, size, size)
             return torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    except Exception as error:  # torch.export raises many kinds, of its own and of Python's
+    except Exception as error:  # torch.export raises many types, its own and Python's
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise PlbenchError(
             f"a model of method {method!r} cannot be exported, since its steps are not the same for all images: "
@@ -78,7 +78,7 @@ def fixed_graph(network: Network, size: int, method: str) -> torch.export.Export
 
 @dataclass(frozen=True)
 class PlainParts:
-    """A backbone of timm's and the layers after it, where these say everything: scores are their output's sigmoid.
+    """A timm backbone with plain layers, whose weights determine the scores: the sigmoid of their output.
 
     Attributes:
         architecture: timm's name, without a tag.
@@ -91,13 +91,13 @@ class PlainParts:
 
 
 def plain_parts(model: TrainedModel, images: Tensor, scores: Tensor) -> PlainParts:
-    """Return the parts of a model that consists of nothing else.
+    """Return the parts of a model if it consists of nothing else.
 
     Args:
-        images: [B, 3, S, S], by which it is tested. scores: [B, C] of these images.
+        images: [B, 3, S, S], for the test. scores: [B, C] of these images.
 
     Raises:
-        PlbenchError: if weights alone do not say how scores are computed, or timm lacks the architecture.
+        PlbenchError: if the weights alone do not determine the scores, or timm lacks the architecture.
     """
     from timm.models import model_entrypoint
 
@@ -126,11 +126,11 @@ def plain_parts(model: TrainedModel, images: Tensor, scores: Tensor) -> PlainPar
 
 
 def description(model: TrainedModel) -> dict[str, Any]:
-    """Return what the user of an exported model must know, by name, as JSON holds it.
+    """Return what users of an exported model need to know, by name, as JSON values.
 
-    "image_size" is the side of the square that an image is resized to, its aspect ratio not kept ("resize": "squash",
-    "crop": "none"). Pixels in [0, 1] less "mean", divided by "std", are the input. "thresholds" are those of the
-    classes, in the order of "class_names"; they are missing where the run chose none.
+    "image_size" is the side of the square that an image is resized to, without keeping its aspect ratio ("resize":
+    "squash", "crop": "none"). The input is pixels in [0, 1] minus "mean", divided by "std". "thresholds" are those of
+    the classes, in the order of "class_names"; they are missing if the run chose none.
     """
     record = model.record
     spec, task = record.spec.model, model.method.task

@@ -1,1 +1,1 @@
-"""What `plbench data` does to a dataset: download it, prepare it, verify it, count it, show it."""
+"""Implementation of `plbench data`: download, prepare, verify, count and show a dataset."""

@@ -1,4 +1,4 @@
-"""Which published files of a dataset to fetch, and asking before they fill a disk."""
+"""Select the published files of a dataset to download, and confirm large downloads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from plbench.errors import PlbenchError, did_you_mean
 from plbench.runs.workspace import Workspace, locate_dataset
 
 ASK_ABOVE = 500 * 10**9
-"""Bytes from which a person is asked before they are fetched."""
+"""Size above which a download must be confirmed."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a download did: published files that were there already, and those fetched now."""
+    """Result of a download: files that existed already, and new ones."""
 
     dataset: str
     folder: str
@@ -36,14 +36,14 @@ def fetch(
     """Download, verify and unpack a dataset's published files into its folder.
 
     Args:
-        annotations_only: leaves the images out.
+        annotations_only: leave the images out.
         splits: only files of these, and those that all splits need; empty for every split.
-        parallel: files at a time.
-        confirm: asked with a sentence where much is to be fetched; False ends it.
+        parallel: maximum number of concurrent downloads.
+        confirm: called with a question before large downloads; False cancels.
 
     Raises:
-        PlbenchError: if the dataset has no files of its own to fetch, there is no such split, or the answer was no.
-        DataError: if a file cannot be had or is not what its publisher states. StoreError: if the disk is full.
+        PlbenchError: if the dataset has no published files, there is no such split, or the download was cancelled.
+        DataError: if a file is unavailable or differs from what its publisher states. StoreError: if the disk is full.
     """
     from plbench.data.download.files import download, total_bytes  # requests is slow to import
 
@@ -63,10 +63,10 @@ def fetch(
 
 
 def choose(dataset: Dataset, *, annotations_only: bool, splits: Sequence[str]) -> list[RemoteFile]:
-    """Return the published files that were asked for.
+    """Return the selected published files.
 
     Raises:
-        PlbenchError: if the dataset has none, or none of that split.
+        PlbenchError: if the dataset has none, or none of a split.
     """
     if not dataset.downloads:
         how = dataset.fetch_hint() if dataset.needs_files else "it makes its own files when it is first used"

@@ -1,4 +1,4 @@
-"""Making files of embeddings: a vision-language model looks at all images of a dataset, and at its classes' names."""
+"""Compute embedding files: a vision-language model embeds all images and class names of a dataset."""
 
 from __future__ import annotations
 
@@ -23,35 +23,34 @@ from plbench.models.vision_language import VisionLanguageModel
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 
 PROMPT = "a photo of a {}."
-"""What a class's name is put into; AEVLP's words."""
+"""Template for class names, as in AEVLP."""
 
-_FORMAT = 1  # of the key: raised when what is computed is another
+_FORMAT = 1  # part of the key, increased when results change
 _BATCH_SIZE = 32
-_SAVE_EVERY = 8  # batches between two notes of which are on disk
+_SAVE_EVERY = 8  # batches between updates of the progress on disk
 
 
 def embed(
     name: str, workspace: Workspace, model: str, out: Path, *, prompt: str = PROMPT, splits: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Write the embeddings of a dataset's classes and images into a file.
+    """Write the embeddings of a dataset's classes and images to a file.
 
-    Embeddings of images go into the cache first, so that an interrupted command goes on; the file appears when it is
-    whole.
+    Embeddings of images are cached first, so that an interrupted command can continue; the file is written at the end.
 
     Args:
         name: of the dataset.
-        workspace: where its files are, and how to compute.
-        model: name on the hub of transformers, or a folder.
-        out: the file to write, an `.npz`.
-        prompt: what a class's name is put into, in place of {}.
-        splits: those to embed; empty for those that the dataset's protocols use.
+        workspace: location of its files, and device.
+        model: name on the Hugging Face Hub, or a folder.
+        out: the `.npz` to write.
+        prompt: template for class names, with {} for the name.
+        splits: to embed; empty for those that the dataset's protocols use.
 
     Returns:
-        File, model, prompt, and the number of classes, of images by split, and of numbers in an embedding.
+        File, model, prompt, number of classes, number of images by split, and dimension of the embeddings.
 
     Raises:
-        PlbenchError: if transformers, the model or the dataset is not here, or an image cannot be read. StoreError:
-            if something cannot be written.
+        PlbenchError: if transformers, the model or the dataset is missing, or an image cannot be read. StoreError: if a
+            file cannot be written.
     """
     if prompt.count("{}") != 1:
         raise PlbenchError(f"`prompt=` {prompt!r} must hold {{}} once, where a class's name goes")
@@ -95,7 +94,7 @@ def embed(
 def _image_embeddings(
     path: Path, images: ImageSource, vlm: VisionLanguageModel, workspace: Workspace, report: Any
 ) -> np.ndarray:
-    """Return [N, D] float32 from the cache, memory-mapped; what is missing there is computed."""
+    """Return [N, D] float32 from the cache, memory-mapped; missing ones are computed."""
     with locked(path):
         if open_checked(path, len(images)) is None:
             width = vlm.embed_images(vlm.prepare(images.load(0))[None]).shape[1]
@@ -122,7 +121,7 @@ def _image_embeddings(
 
 
 def _write(file: IO[bytes], arrays: Mapping[str, np.ndarray], images: Sequence[np.ndarray]) -> None:
-    """Write an `.npz`; the images' embeddings, which may be larger than memory, block by block."""
+    """Write an `.npz`; the images' embeddings, which may exceed memory, are written in blocks."""
     shape = (sum(map(len, images)), images[0].shape[1])
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():

@@ -1,4 +1,4 @@
-"""Making a dataset that is a selection of another."""
+"""Create a dataset that is a selection of another."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from plbench.runs.workspace import Workspace, locate_dataset
 
 
 def make_dataset(name: str, source: Path, workspace: Workspace) -> Path:
-    """Have a dataset write its files from another's folder, and return where they are.
+    """Write a dataset's files from another dataset's folder, and return their location.
 
     Args:
-        name: of the dataset to make.
-        source: folder of the one that it is a selection of.
-        workspace: where.
+        name: of the dataset to create.
+        source: folder of the original dataset.
+        workspace: locations.
 
     Raises:
-        PlbenchError: if it is not made from another, or is there already. DataError: if the source is not whole.
-        StoreError: if the files cannot be written.
+        PlbenchError: if it is not derived from another dataset, or exists already. DataError: if the source is
+            incomplete. StoreError: if the files cannot be written.
     """
     dataset = locate_dataset(name, workspace)
     if dataset.needs_files and not dataset.missing():

@@ -1,4 +1,4 @@
-"""Pictures of a dataset: images with their labels, and images that a model is most and least certain of."""
+"""Contact sheets of a dataset: images with their labels, and those that a model is most and least certain of."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from plbench.runs.inspect.sheets import BLACK, GREY, Line, Section, Tile, check_
 from plbench.runs.predict import Predictions
 
 _MAX_LINES = 6
-_MAX_ABSENT = 2  # lines
+_MAX_ABSENT = 2  # lines of text
 _TOP_CLASSES = 4
-_ROWS = 4096  # at a time
+_ROWS = 4096  # at once
 
 
 def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
-    """Write a picture of images drawn at random (the same ones each time), each above what is known of it.
+    """Write a picture of a reproducible random sample of images with their known labels.
 
-    Names of what is present in black; in grey, where there is room, of what is verified absent.
+    Names of present classes are black; verified absent ones are grey, if there is room.
 
     Raises:
-        PlbenchError: if the path's name is of no known format. DataError: if an image cannot be read.
-        StoreError: if the file cannot be written.
+        PlbenchError: if the path's suffix is unknown. DataError: if an image cannot be read. StoreError: if the file
+            cannot be written.
     """
     check_sheet_name(path, "out")
     import torch
@@ -49,13 +49,13 @@ def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
 
 
 def uncertainty(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return how uncertain the labels of each image are: the entropy of its scores, summed over classes, in bits.
+    """Return the uncertainty of each image's labels: the entropy of its scores, summed over classes, in bits.
 
     Args:
-        scores: [N, C] in [0, 1]; a few thousand rows are looked at at a time.
+        scores: [N, C] in [0, 1]; processed in blocks of a few thousand rows.
 
     Returns:
-        [N], from 0 where every score is 0 or 1, to C where every score is 0.5.
+        [N], from 0 if every score is 0 or 1, to C if every score is 0.5.
     """
     found = np.empty(len(scores), np.float64)
     for start in range(0, len(scores), _ROWS):
@@ -67,14 +67,14 @@ def certainty_sheet(found: Predictions, images: ImageFiles, path: Path, num_imag
     """Write a picture of the images whose labels a model is most and least certain of, with their highest scores.
 
     Args:
-        found: scores of those images that could be read.
-        images: that were to be scored, whose ids are their names.
+        found: scores of all readable images.
+        images: all images, with their names as ids.
         path: of a .png, .jpg or .pdf file.
-        num_images: of each of the two kinds; fewer where there are not twice as many images.
+        num_images: maximum number of each kind; at most half of all images.
 
     Raises:
-        PlbenchError: if the path's name is of no known format. DataError: if an image cannot be read any more.
-        StoreError: if the file cannot be written.
+        PlbenchError: if the path's suffix is unknown. DataError: if an image can no longer be read. StoreError: if the
+            file cannot be written.
     """
     check_sheet_name(path)
     bits = uncertainty(found.scores)

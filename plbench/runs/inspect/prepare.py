@@ -1,4 +1,4 @@
-"""Making prepared datasets: every split packed into shards, with its labels beside it."""
+"""Create prepared datasets: every split packed into shards, with its labels."""
 
 from __future__ import annotations
 
@@ -27,25 +27,24 @@ from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 def prepare(
     name: str, workspace: Workspace, out: Path, *, short_side: int, quality: int, splits: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Pack the images of a dataset, and their labels, into a folder to read it from later.
+    """Pack the images and labels of a dataset into a folder that can be used instead of the original files.
 
-    Interrupted and called again with the same options it goes on, to the same bytes. Images that cannot be read are
-    left out and named.
+    After an interruption, a call with the same options continues, with identical bytes. Unreadable images are left out
+    and listed.
 
     Args:
         name: of the dataset.
-        workspace: where its files are.
+        workspace: location of its files.
         out: the folder to write.
         short_side: in pixels; smaller images keep their size.
-        quality: of JPEGs that are written.
-        splits: those to pack; empty for those that the dataset's protocols use.
+        quality: of new JPEGs.
+        splits: to pack; empty for those that the dataset's protocols use.
 
     Returns:
-        Folder, and by split: images, bytes and what was left out.
+        Folder, and by split: images, bytes and omitted images.
 
     Raises:
-        DataError: if the dataset cannot be read, or the folder holds something else. StoreError: if it cannot be
-            written.
+        DataError: if the dataset cannot be read, or the folder has other content. StoreError: if it cannot be written.
     """
     dataset = open_dataset(name, workspace)
     if isinstance(dataset, PreparedDataset):
@@ -80,7 +79,7 @@ def prepare(
     for split in chosen:
         labelled, folder = dataset.split(split), out / split
         absent, number = labelled.images.absent(), len(labelled.images)
-        if len(absent):  # of OpenImages' train most people have a part
+        if len(absent):  # many users have only a part of OpenImages' train split
             first = labelled.images.name(absent[0])
             if len(absent) == number:
                 raise DataError(f"none of the {number:,} {split} images is there, such as {first}")
@@ -112,14 +111,14 @@ def prepare(
 
 
 def _write_labels(labelled: LabelledSplit, folder: Path, notes: tuple[str, ...]) -> None:
-    """Write labels of the packed images in their order beside them; whole or not at all."""
+    """Write labels of the packed images, in their order, next to them, atomically."""
     ids = ShardedImages(folder).ids
     known = labelled.images.ids
     every = known if isinstance(known, TextColumn) else TextColumn.of(known)
     rows = pc.index_in(ids.array, value_set=every.array).to_numpy()
     try:
         with FileLock(folder / ".lock"):
-            for leftover in folder.glob(".labels.*"):  # of a process that was killed
+            for leftover in folder.glob(".labels.*"):  # of a killed process
                 shutil.rmtree(leftover)
             temporary = fresh_folder(folder, ".labels.")
             Annotations(ids, labelled.labels.subset(rows), notes=notes).write(temporary)

@@ -1,4 +1,4 @@
-"""Contact sheets: small images in rows, each above a few lines of text, for a person to look at."""
+"""Contact sheets: rows of small images with a few lines of text below each."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from plbench.errors import PlbenchError
 from plbench.files import write_atomically
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
-"""Of Pillow, by the ending of a file's name."""
+"""Pillow's format by suffix."""
 
 BLACK, GREY, RED = "black", "#777777", "#b00020"
 
-_SIDE = 176  # of an image on the sheet, px
+_SIDE = 176  # of an image on the sheet, in pixels
 _MARGIN = 8
 _FONT_SIZE = 12
 _LINE = 15
-_TITLE = 26  # height of a section's title
+_TITLE = 26  # height of a section's title in pixels
 _TITLE_SIZE = 15
 
 Line = tuple[str, str]
@@ -32,7 +32,7 @@ Line = tuple[str, str]
 
 @dataclass(frozen=True)
 class Tile:
-    """An image, which is loaded only when it is drawn, and the lines below it."""
+    """An image, loaded when it is drawn, and the lines below it."""
 
     load: Callable[[], Image.Image]
     lines: Sequence[Line]
@@ -40,33 +40,33 @@ class Tile:
 
 @dataclass(frozen=True)
 class Section:
-    """Tiles under a title; without one they begin at the top."""
+    """Tiles below an optional title."""
 
     tiles: Sequence[Tile]
     title: str = ""
 
 
 def check_sheet_name(path: Path, option: str = "contact_sheet") -> None:
-    """Refuse a name whose ending is of no known format: before hours of work, not after.
+    """Reject an unknown suffix before hours of work.
 
     Args:
         path: of the file to write.
-        option: that names it, for the message.
+        option: its name, for the message.
 
     Raises:
-        PlbenchError: if it is.
+        PlbenchError: if the suffix is unknown.
     """
     if path.suffix.lower() not in FORMATS:
         raise PlbenchError(f"`{option}={path}`: its name must end in one of {', '.join(FORMATS)}")
 
 
 def draw_sheet(sections: Sequence[Section], path: Path, num_lines: int) -> None:
-    """Write sections of tiles below one another; one image is in memory at a time.
+    """Write sections of tiles below one another, with one image in memory at a time.
 
     Args:
-        sections: those without a tile are left out.
+        sections: those without tiles are left out.
         path: of a .png, .jpg or .pdf file.
-        num_lines: most lines below an image.
+        num_lines: maximum number of lines below an image.
 
     Raises:
         DataError: if an image cannot be read. StoreError: if the file cannot be written.
@@ -98,7 +98,7 @@ def draw_sheet(sections: Sequence[Section], path: Path, num_lines: int) -> None:
 
 
 def wrapped(text: str, most: int) -> list[str]:
-    """Cut drawable text into lines no wider than an image: between words, but Chinese, Thai and long words anywhere."""
+    """Wrap drawable text to the width of an image: between words; Chinese, Thai and long words are split anywhere."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".lstrip()
@@ -115,12 +115,12 @@ def wrapped(text: str, most: int) -> list[str]:
 
 
 def fitted(text: str, end: str = "", *, keeps_end: bool = False) -> str:
-    """Return text that, with what follows it, is no wider than an image: what is too much is "…".
+    """Shorten text with "…", so that it fits the width of an image together with `end`.
 
     Args:
         text: drawable.
-        end: that follows and is never cut, such as a score.
-        keeps_end: cut the start of the text, as of a path.
+        end: appended, and never shortened, such as a score.
+        keeps_end: shorten at the start, as for paths.
     """
     if _width(text + end) <= _SIDE:
         return text + end
@@ -150,5 +150,5 @@ def _parts(text: str, size: int = _FONT_SIZE) -> list[tuple[ImageFont.FreeTypeFo
 @lru_cache
 def _font(file: str | None, size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # FreeType is in every wheel of Pillow
+    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels include FreeType
     return font

@@ -1,4 +1,4 @@
-"""What is known in a dataset: by split and by class, as figures and as a picture."""
+"""Statistics of the known labels of a dataset, by split and by class, as numbers and as a figure."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from plbench.runs.plan.label_check import notes_on_names
 from plbench.runs.protocol import ProtocolData, choose_protocol, custom, is_official
 from plbench.runs.workspace import Workspace, open_dataset
 
-_MAX_POSITIVES = 20  # an image's number of positives from which the histogram counts "or more"
-_NAMED = 60  # classes that are named below the picture
+_MAX_POSITIVES = 20  # last bin of the histogram: this many positives or more per image
+_NAMED = 60  # maximum number of class names below the figure
 _FORMATS = (".png", ".svg", ".pdf")
 
 
 def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: int = 0) -> dict[str, Any]:
-    """Return known labels in train under a protocol, and in test: by split, by class, and positives by image.
+    """Return statistics of known labels in train under a protocol, and in test: by split, class and image.
 
     Args:
         name: of the dataset.
         simulate: how labels are hidden; None for the dataset's own protocol.
-        workspace: where.
+        workspace: locations.
         seed: of the run whose labels are counted.
 
     Raises:
@@ -47,7 +47,8 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: i
         for sign, counts in zip(("positives", "negatives"), own.counts(), strict=True):
             for row, count in zip(classes, counts.tolist(), strict=True):
                 row[f"{split}_{sign}"] = count
-    in_images: dict[str, list[int]] = {}  # number with 0, 1, 2, … known positives; the last has all with more, too
+    # number of images with 0, 1, 2, … known positives; the last bin includes all with more
+    in_images: dict[str, list[int]] = {}
     for split, own in splits.items():
         before = np.concatenate([[0], np.cumsum(own.matrix.data > 0)])
         number = np.diff(before[own.matrix.indptr])
@@ -85,7 +86,7 @@ def _of_split(split: str, labels: PartialLabels) -> dict[str, Any]:
 
 
 def picture_format(path: Path) -> str:
-    """Return what a picture of this name is: png, svg or pdf.
+    """Return the format of a figure by its suffix: png, svg or pdf.
 
     Raises:
         PlbenchError: if it is none of them.
@@ -96,7 +97,7 @@ def picture_format(path: Path) -> str:
 
 
 def draw_stats(stats: dict[str, Any], path: Path) -> None:
-    """Draw known labels by class, most frequent first, and positives by image.
+    """Plot known labels by class, most frequent first, and positives per image.
 
     Raises:
         PlbenchError: if the name does not end in .png, .svg or .pdf. StoreError: if it cannot be written.
@@ -106,7 +107,7 @@ def draw_stats(stats: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     by_class, by_image = figure.subplots(1, 2)
-    for sign, colour in (("positives", "#0072b2"), ("negatives", "#d55e00")):  # tell apart by the colour-blind too
+    for sign, colour in (("positives", "#0072b2"), ("negatives", "#d55e00")):  # colour-blind safe
         counts = [row[f"train_{sign}"] for row in stats["classes"]]
         ranks = np.arange(1, len(counts) + 1)
         size = 7 if len(counts) <= _NAMED else 3

@@ -1,4 +1,4 @@
-"""Whether a dataset's files are what they should be: counts, checksums, and on request every image."""
+"""Verify a dataset's files: counts, checksums, and optionally every image."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from plbench.runs.plan.image_check import note_of_unreadable
 from plbench.runs.workspace import Workspace, fingerprint, locate_dataset, open_dataset
 
 _NOT_RANKED = "runs with other numbers are custom/…, and no board ranks them"
-_SHOWN = 20  # problems of one kind that are named
+_SHOWN = 20  # maximum number of listed problems of one kind
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: what was found, what was expected, and how to fix it where they differ."""
+    """One check: what was found, what was expected, and how to fix it if they differ."""
 
     what: str
     found: str
@@ -33,15 +33,15 @@ class Check:
 
 
 def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Check]:
-    """Look at a dataset's files.
+    """Verify a dataset's files.
 
     Args:
         name: of the dataset.
-        workspace: where.
-        decode: also decodes every image; what was found is kept, so that a run need not look again.
+        workspace: locations.
+        decode: also decode every image; the result is cached for runs.
 
     Raises:
-        DataError: if files are missing or malformed, which is a verdict of its own.
+        DataError: if files are missing or malformed.
     """
     checks = list(_checksums(locate_dataset(name, workspace), workspace))
     dataset = open_dataset(name, workspace)
@@ -63,7 +63,7 @@ def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Che
             copies = f"{len(found):,} groups of byte-identical images have contradictory labels ({listed(found)})"
             said.insert(0, copies)
         checks += [Check(f"{split}: labels", sentence, "", None) for sentence in said]
-    fingerprint(dataset, workspace)  # hashes what is not remembered, with a bar
+    fingerprint(dataset, workspace)  # hashes files that are not cached, with a progress bar
     fix = "remove them from one of the two, or run with `allow_duplicates=True`"
     for train, test in dict.fromkeys((protocol.train_split, protocol.test_split) for protocol in dataset.protocols):
         pairs = find_duplicates(dataset, train, test)
@@ -74,7 +74,7 @@ def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Che
 
 
 def _checksums(dataset: Dataset, workspace: Workspace) -> Iterator[Check]:
-    """Yield published files that are kept as they were fetched, against their checksums."""
+    """Yield checks of the checksums of published files that are kept as downloaded."""
     for file in dataset.downloads:
         path = dataset.root / file.path
         record = read_record(file, dataset.root)
@@ -93,7 +93,7 @@ def _count(what: str, found: int, official: int | None) -> Check:
 
 
 def _images(dataset: Dataset, split: str, workspace: Workspace, *, decode: bool) -> list[Check]:
-    """Return a verdict on the image files, and notes on decoded ones that are stored otherwise than they are shown."""
+    """Return a check of the image files, and notes on decoded ones that are displayed differently than stored."""
     images = dataset.split(split).images
     if not decode:
         absent = [f"{images.name(row)} is missing" for row in images.absent()]

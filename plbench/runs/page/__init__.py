@@ -1,1 +1,1 @@
-"""The page of a run: one HTML file with its curves, its classes, its mistakes and what it cost, made from its files."""
+"""The page of a run: one HTML file with curves, classes, mistakes and cost, made from the run's files."""

@@ -1,4 +1,4 @@
-"""How a run was made, for its page: what was known, what the method made of the rest, settings, cost, environment."""
+"""Sections of a run's page on how it was made: known labels, marked unknown labels, settings, cost, environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plbench.runs.record import Cost, Record
 
 
 def labels_in_training(record: Record, num_classes: int) -> list[tuple[str, str, str]]:
-    """Return rows on what was known in training: what, how many (image, class) pairs, and their share."""
+    """Return rows on the labels in training: description, number of (image, class) pairs, and their share."""
     data = record.data
     if data is None:
         return []
@@ -26,14 +26,14 @@ def labels_in_training(record: Record, num_classes: int) -> list[tuple[str, str,
 
 
 def num_unknown(record: Record, num_classes: int) -> int:
-    """Return the number of (image, class) pairs of the train part of which nothing is known."""
+    """Return the number of unknown (image, class) pairs of the train part."""
     return 0 if record.data is None else record.data.num_train * num_classes - record.data.num_train_known
 
 
 def marked(record: Record, num_classes: int) -> list[dict[str, str]]:
-    """Return what the method did with unknown labels: of each mask its size, its share of unknown ones, and its truth.
+    """Return how the method treated unknown labels: size of each mask, its share of unknown labels, and its truth.
 
-    It is recorded where a simulation hid labels, and then of the trained model on all of train.
+    It is only recorded if a simulation hid labels: for the trained model, on all of train.
     """
     data, hidden = record.data, record.hidden_truth
     if data is None or hidden is None:
@@ -51,7 +51,7 @@ def marked(record: Record, num_classes: int) -> list[dict[str, str]]:
 
 
 def cost(found: Cost) -> Iterator[Row]:
-    """Yield what the run took, by name."""
+    """Yield the cost of the run, by name."""
     parts = {name: seconds for name, seconds in found.seconds.items() if name != "total"}
     yield "Time", f"{duration(found.seconds.get('total', sum(parts.values())))}: " + _seconds(parts)
     if found.phases:
@@ -77,7 +77,7 @@ def _seconds(parts: dict[str, float]) -> str:
 
 
 def environment(record: Record) -> Iterator[Row]:
-    """Yield where the run was made, by name."""
+    """Yield the environment of the run, by name."""
     for name, value in record.environment.items():
         if isinstance(value, dict):
             value = ", ".join(f"{package} {version}" for package, version in value.items())
@@ -88,7 +88,7 @@ def environment(record: Record) -> Iterator[Row]:
 
 
 def settings(files: RunFiles) -> Iterator[Row]:
-    """Yield how the run was set up, by name."""
+    """Yield the settings of the run, by name."""
     spec, record = files.spec, files.record
     yield "Method", f"{spec.method.name}, version {spec.method.version}"
     yield "Parameters", _listed(spec.method.params) or "none"

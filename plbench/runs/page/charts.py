@@ -1,4 +1,4 @@
-"""Charts as SVG for a page: axes with round numbers, lines, bands and points, as numbers and paths for a template."""
+"""SVG charts for a page: axes with round numbers, lines, bands and points, as numbers and paths for a template."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from markupsafe import Markup
 WIDTH = 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 40
 _ROW = 17
-_LONGEST_NAME = 21  # columns of text beside a row
-_COLUMN = 6.6  # px, of the names' type
-_MAX_POINTS = 400  # of a line: as many as a screen can tell apart
+_LONGEST_NAME = 21  # maximum width of names next to rows, in columns of text
+_COLUMN = 6.6  # pixels per column of text
+_MAX_POINTS = 400  # per line: a screen cannot show more
 
 Floats = npt.NDArray[np.floating]
 
@@ -37,8 +37,8 @@ class Mark:
     """A line, band or set of points of one series.
 
     Attributes:
-        style: number of the series, which has a colour and a dash of its own.
-        path: of a line or band, as SVG writes it. points: (x, y, radius, what it is) of points.
+        style: number of the series, which determines its colour and dash.
+        path: SVG path of a line or band. points: (x, y, radius, description) of each point.
     """
 
     kind: str
@@ -52,9 +52,9 @@ class Chart:
     """A chart for the template.
 
     Attributes:
-        label: what a screen reader says of it.
-        names: (y, text) left of the rows of a chart of names; empty in others.
-        legend: (style, text) by series; empty where there is one.
+        label: text for screen readers.
+        names: (y, text) of row names on the left; otherwise empty.
+        legend: (style, text) by series; empty for a single series.
     """
 
     label: str
@@ -69,23 +69,23 @@ class Chart:
 
     @property
     def frame(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of the plot, px."""
+        """Left, top, right and bottom of the plot in pixels."""
         return self.left, _TOP, self.width - _RIGHT, self.height - _BOTTOM
 
 
 class Scale:
-    """From values to places on a chart of a height, both axes linear."""
+    """Linear mapping from values to positions on a chart."""
 
     def __init__(self, x: tuple[float, float], y: tuple[float, float], height: int, left: int = _LEFT) -> None:
-        """Take the ends of both axes."""
+        """Set the range of both axes."""
         self.x_ends, self.y_ends, self.height, self.left = x, y, height, left
 
     def x(self, values: npt.ArrayLike) -> Floats:
-        """Return places from the left, px."""
+        """Return horizontal positions in pixels."""
         return _placed(values, self.x_ends, (self.left, WIDTH - _RIGHT))
 
     def y(self, values: npt.ArrayLike) -> Floats:
-        """Return places from the top, px."""
+        """Return vertical positions in pixels, from the top."""
         return _placed(values, self.y_ends, (self.height - _BOTTOM, _TOP))
 
     def line(self, x: npt.ArrayLike, y: npt.ArrayLike, style: int = 0) -> Mark:
@@ -101,7 +101,7 @@ class Scale:
     def points(
         self, x: npt.ArrayLike, y: npt.ArrayLike, texts: Sequence[str], style: int = 0, radius: npt.ArrayLike = 3
     ) -> Mark:
-        """Return points, each with what it is."""
+        """Return points with their descriptions."""
         places = self.x(x), self.y(y)
         radii = np.broadcast_to(np.asarray(radius, np.float64), places[0].shape)
         rows = zip(*places, radii, texts, strict=True)
@@ -109,21 +109,21 @@ class Scale:
         return Mark("points", style, points=points)
 
     def x_axis(self, title: str, ticks: Sequence[float]) -> Axis:
-        """Return the lower axis with ticks at these values."""
+        """Return the lower axis with these ticks."""
         return Axis(title, *self.x_ends, list(zip(map(float, self.x(ticks)), tick_words(ticks), strict=True)))
 
     def y_axis(self, title: str, ticks: Sequence[float]) -> Axis:
-        """Return the left axis with ticks at these values."""
+        """Return the left axis with these ticks."""
         return Axis(title, *self.y_ends, list(zip(map(float, self.y(ticks)), tick_words(ticks), strict=True)))
 
 
 def curve_chart(label: str, points: Sequence[tuple[float, float]], x_title: str) -> Chart:
-    """Return one line over whole numbers, such as epochs: with a point at each where there are few.
+    """Return one line over integers, such as epochs; with a point at each if there are few.
 
     Args:
-        label: what a screen reader says of it.
-        points: (x, y) by rising x, at least one.
-        x_title: what x is.
+        label: text for screen readers.
+        points: (x, y) in ascending order of x, at least one.
+        x_title: title of the x axis.
     """
     x, y = zip(*points, strict=True)
     values = np.asarray(y, np.float64)
@@ -141,7 +141,7 @@ def curve_chart(label: str, points: Sequence[tuple[float, float]], x_title: str)
 
 
 def named_chart(label: str, names: Sequence[str], values: Floats, low: Floats, high: Floats, x_title: str) -> Chart:
-    """Return a row for each name: a point with its interval, in percent. NaN ends of an interval are left out."""
+    """Return a row for each name: a point with its interval, in percent. Interval ends that are NaN are left out."""
     ticks = [0.0, 25.0, 50.0, 75.0, 100.0]
     height = _ROW * len(names) + _TOP + _BOTTOM
     shown = list(map(_fitted, names))
@@ -159,7 +159,7 @@ def named_chart(label: str, names: Sequence[str], values: Floats, low: Floats, h
 
 
 def ranked_chart(label: str, values: Floats, low: Floats, high: Floats, titles: tuple[str, str]) -> Chart:
-    """Return percentages in falling order as a line, and their intervals as a band."""
+    """Return percentages in descending order as a line, and their intervals as a band."""
     places = np.arange(1, len(values) + 1)
     scale = Scale((1, len(values)), (0, 100), 260)
     kept = thinned(len(values))
@@ -172,7 +172,7 @@ def ranked_chart(label: str, values: Floats, low: Floats, high: Floats, titles: 
 
 
 def unit_chart(label: str, titles: tuple[str, str], marks: Sequence[Mark], legend: Sequence[tuple[int, str]]) -> Chart:
-    """Return marks made with `UNIT`: both axes from 0 to 1."""
+    """Return a chart of marks made with `UNIT`: both axes from 0 to 1."""
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
     axes = UNIT.x_axis(titles[0], ticks), UNIT.y_axis(titles[1], ticks)
     return Chart(label, UNIT.height, *axes, list(marks), legend=list(legend))
@@ -182,7 +182,7 @@ UNIT = Scale((0, 1), (0, 1), 340)
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return round numbers in equal steps around a range, at least two.
+    """Return at least two equidistant round numbers that cover a range.
 
     Examples:
         >>> round_ticks(0.013, 0.39, 4)
@@ -200,7 +200,7 @@ def round_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def tick_words(ticks: Sequence[float]) -> list[str]:
-    """Return numbers as an axis shows them: all with as many decimals as they need to differ, or as powers of ten.
+    """Format ticks: all with as many decimals as they need to differ, or in scientific notation.
 
     Examples:
         >>> tick_words([0, 0.25, 0.5]), tick_words([0, 5e-5, 1e-4]), tick_words([0, 5_000])
@@ -213,23 +213,23 @@ def tick_words(ticks: Sequence[float]) -> list[str]:
         return [f"{tick / 10.0**power:.3g}e{power}" if tick else "0" for tick, power in pairs]
     step = min((b - a for a, b in itertools.pairwise(ticks)), default=largest or 1.0)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    if round(step * 10**decimals, 6) != int(round(step * 10**decimals, 6)):  # 0.25
+    if round(step * 10**decimals, 6) != int(round(step * 10**decimals, 6)):  # such as 0.25
         decimals += 1
     return [f"{tick:,.{decimals}f}" for tick in ticks]
 
 
 def thinned(number: int) -> npt.NDArray[np.intp]:
-    """Return which of so many points in order are drawn: the first, the last and evenly many between."""
+    """Return the indices of the points to draw: the first, the last, and evenly spaced ones between."""
     return np.unique(np.linspace(0, number - 1, min(number, _MAX_POINTS)).round().astype(np.intp))
 
 
 def _columns(text: str) -> int:
-    """Return the width of text: Chinese, Japanese and Korean characters are twice as wide as others."""
+    """Return the width of text in columns: Chinese, Japanese and Korean characters take two."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _fitted(name: str) -> str:
-    """Return a name, or as much of its beginning as there is room for."""
+    """Return a name, cut at the end if it is too long."""
     if _columns(name) <= _LONGEST_NAME:
         return name
     widths = itertools.accumulate(map(_columns, name))
@@ -243,5 +243,5 @@ def _placed(values: npt.ArrayLike, ends: tuple[float, float], places: tuple[floa
 
 
 def _path(x: Floats, y: Floats) -> Markup:
-    """Return a path through points, in tenths of a px: numbers alone, which need no escaping."""
+    """Return an SVG path through points, in tenths of a pixel: only numbers, which need no escaping."""
     return Markup("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True)))

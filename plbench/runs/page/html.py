@@ -1,7 +1,7 @@
-"""Pages that are one HTML file and need no network: what comes in is made harmless, and nothing else may load or run.
+"""Self-contained HTML pages: untrusted values are sanitised, and nothing else may load or run.
 
-Values pass `harmless` first and are escaped by jinja2 on their way out. A page admits its own style sheet and script by
-their hashes (`content_hash`), so that nothing that was written into a value can be either.
+Values are sanitised by `harmless`, and escaped by jinja2. A page allows its own style sheet and script by their hashes
+(`content_hash`), so that no value can contain either.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, sel
 from markupsafe import Markup
 
 SHARED = Path(__file__).parent / "templates"
-"""Style sheet and scripts that all pages have in common."""
+"""Style sheet and scripts of all pages."""
 
 _CONTROL = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"  # also those that turn the direction of text
-    r"\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"  # no characters, and halves of some
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"  # including those that change the direction of text
+    r"\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"  # noncharacters and surrogates
 )
 _ARXIV = re.compile(r"(?:\barxiv[:\s]\s*|^)(\d{4}\.\d{4,5})(?:v\d+)?\b", re.IGNORECASE)
 _ISLAND = re.compile(r'(?<=">)[\w+/=]+(?=</script>)', re.ASCII)
@@ -33,11 +33,11 @@ _URL = re.compile(r"https?://[a-zA-Z0-9.-]+(?::\d{1,5})?(?:/[\w~:/?#\[\]@!$&()*+
 
 
 def harmless(value: Any, depth: int = 0) -> Any:
-    """Return the same plain value without what no reader, parser or encoder should meet.
+    """Return a plain value without content that may harm readers, parsers or encoders.
 
-    Control characters, those that turn the direction of text, and halves of characters become U+FFFD (line breaks and
-    tabs a space), strings end after 2,000 characters, numbers that are not finite become None, and what is nested
-    deeper than 16 levels is dropped. Applied twice it changes nothing more.
+    Control characters, bidirectional controls and surrogates become U+FFFD (line breaks and tabs a space), strings are
+    cut after 2,000 characters, non-finite numbers become None, and levels deeper than 16 are dropped. The function is
+    idempotent.
     """
     if depth > 16:
         return None
@@ -47,7 +47,7 @@ def harmless(value: Any, depth: int = 0) -> Any:
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int | float):
-        return value if abs(value) < 2**53 else None  # false for NaN too
+        return value if abs(value) < 2**53 else None  # false for NaN as well
     if isinstance(value, Mapping):
         return {harmless(str(key)): harmless(each, depth + 1) for key, each in value.items()}
     if isinstance(value, Sequence):
@@ -56,13 +56,13 @@ def harmless(value: Any, depth: int = 0) -> Any:
 
 
 def island(value: Any) -> Markup:
-    """Return JSON for a script element: deflated, a quarter of its text, in signs that no parser of HTML looks at."""
+    """Return JSON for a script element: compressed to a quarter, in characters without meaning in HTML."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return Markup(base64.b64encode(zlib.compress(text.encode(), 9)).decode())
 
 
 def same_page(text: str, other: str) -> bool:
-    """Return whether two pages are the same however their islands were deflated: zlib's builds differ in bytes."""
+    """Return whether two pages have the same content; compressed bytes may differ between builds of zlib."""
     try:
         return text == other or _ISLAND.sub(_unpacked, text) == _ISLAND.sub(_unpacked, other)
     except (ValueError, zlib.error):  # a damaged island
@@ -78,7 +78,7 @@ def _unpacked(found: re.Match[str]) -> str:
 
 
 def reference_link(text: str | None) -> str | None:
-    """Return where a reference leads: an http(s) address as it is, or the arXiv number in it.
+    """Return the URL of a reference: an http(s) address as it is, or that of an arXiv number.
 
     None for anything else.
     """
@@ -89,26 +89,26 @@ def reference_link(text: str | None) -> str | None:
 
 
 def asset(folder: Path, name: str) -> str:
-    """Return the text of a style sheet or script, with the same line ends everywhere."""
+    """Return the text of a style sheet or script, with normalised line ends."""
     return (folder / name).read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
 def script(*parts: str) -> str:
-    """Return parts of a script as one, in strict mode and a scope of its own."""
+    """Join parts of a script, in strict mode and their own scope."""
     return "'use strict';\n{\n" + "\n".join(parts) + "}\n"
 
 
 def content_hash(text: str) -> str:
-    """Return what admits a style sheet or script of this text in a page's content security policy."""
+    """Return the source expression that allows this style sheet or script in a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @cache
 def template_of(folder: Path, name: str, *, cleans: bool = False) -> Template:
-    """Return a template of a folder; what HTML and SVG show is escaped.
+    """Return a template of a folder; HTML and SVG output is escaped.
 
     Args:
-        cleans: whether every text passes `harmless` before; markup that was made here does not.
+        cleans: whether every text is passed through `harmless` first, except our own markup.
     """
     environment = Environment(
         loader=FileSystemLoader(folder),

@@ -1,4 +1,4 @@
-"""The images that a run got most wrong: which they are, and small copies of them where the dataset is at hand."""
+"""The images that a run ranked worst, with thumbnails if the dataset is available."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from plbench.runs.protocol import ProtocolData
 from plbench.runs.workspace import Workspace, dataset_root, open_dataset
 
 SIDE = 144
-"""The longer side of a small copy, px."""
+"""Longer side of a thumbnail in pixels."""
 
 BUDGET = 700_000
-"""Characters that all small copies of a page may take."""
+"""Maximum number of characters of all thumbnails on a page."""
 
 _QUALITY = 75
 
 
 @dataclass(frozen=True)
 class DataAtHand:
-    """What the dataset of a run adds to its files.
+    """Information from a run's dataset.
 
     Attributes:
-        images: those that were scored, in the order of the cells' rows; None where they are not at hand.
+        images: scored images, in the order of the cells' rows; None if not available.
         train: known labels of the train part.
-        why: in a sentence, why there are none; empty where there are. option: what names them: "data_root", "labels"
-            or "plugin"; empty where they are another dataset's.
+        why: reason if images are not available, otherwise empty. option: the option that would help: "data_root",
+            "labels" or "plugin"; empty if they belong to another dataset.
     """
 
     images: ImageSource | None = None
@@ -46,9 +46,9 @@ class DataAtHand:
 
 
 def data_at_hand(files: RunFiles, workspace: Workspace) -> DataAtHand:
-    """Open the dataset of a run, if it lies where datasets usually are, or where the workspace says.
+    """Open the dataset of a run in the default location, or where the workspace says.
 
-    Nothing is downloaded or rendered for it. Its labels must be those that the run was scored on.
+    Nothing is downloaded or rendered. Its labels must be those that the run was scored on.
     """
     spec = files.spec
     try:
@@ -77,7 +77,7 @@ def data_at_hand(files: RunFiles, workspace: Workspace) -> DataAtHand:
 
 
 def _is_scored(cells: Cells, labels: PartialLabels) -> bool:
-    """Return whether the known labels of a part are those of the cells; both come row by row."""
+    """Return whether the known labels of a part are those of the cells; both are in row order."""
     rows, columns, values = labels.cells()
     same_size = labels.matrix.shape == (cells.num_images, cells.num_classes)
     pairs = (cells.rows, rows), (cells.class_index, columns), (cells.positives, values > 0)
@@ -85,16 +85,16 @@ def _is_scored(cells: Cells, labels: PartialLabels) -> bool:
 
 
 def most_wrong(cells: Cells, among: np.ndarray, most: int, of_class: int | None = None) -> list[int]:
-    """Choose the cells that a ranking got most wrong: the highest-scored negatives, or the lowest-scored positives.
+    """Choose the cells that were ranked worst: the highest-scored negatives, or the lowest-scored positives.
 
     Args:
         cells: known cells.
         among: indices of cells to choose from: all negative, or all positive.
-        most: number of cells, each of another image.
-        of_class: how many may be of one class; None for any number.
+        most: maximum number of cells, each of another image.
+        of_class: maximum number per class; None for any number.
 
     Returns:
-        Indices of cells, the worst first; of equal scores the one that comes first.
+        Indices of cells, the worst first, ties by position.
     """
     chosen: list[int] = []
     images: set[int] = set()
@@ -114,10 +114,10 @@ def most_wrong(cells: Cells, among: np.ndarray, most: int, of_class: int | None 
 
 
 class Thumbnails:
-    """Small copies of images as addresses that hold them, as long as there is room on the page."""
+    """Thumbnails as data URIs, within the page's budget."""
 
     def __init__(self, images: ImageSource, budget: int = BUDGET) -> None:
-        """Read nothing yet."""
+        """Set the images; nothing is read yet."""
         self._images, self._left = images, budget
         self.num_left_out = 0
         self.unreadable: list[str] = []
@@ -127,7 +127,7 @@ class Thumbnails:
         return str(self._images.ids[row])
 
     def address(self, row: int) -> tuple[Markup, int, int] | None:
-        """Return a data URI with width and height in px; None where the image cannot be read or the room is used up."""
+        """Return a data URI with width and height in px; None if the image cannot be read or the budget is used up."""
         try:
             image = self._images.load(row, SIDE)
         except DataError as error:
@@ -145,6 +145,6 @@ class Thumbnails:
 
 
 def hardest_classes(ap: Sequence[float | None], most: int) -> list[int]:
-    """Return class indices of the lowest AP, the lowest first; those whose AP is not defined are left out."""
+    """Return the indices of the classes with the lowest AP, in ascending order; classes without AP are left out."""
     defined = [index for index, value in enumerate(ap) if value is not None]
     return sorted(defined, key=lambda index: (ap[index], index))[:most]

@@ -1,4 +1,4 @@
-"""A run as one HTML file that works without a network: what it came to, on which classes, and how it was made."""
+"""A run as one HTML file without network access: results, classes, and how it was made."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from plbench.runs.tables import PER_CLASS
 from plbench.runs.workspace import Workspace
 
 PAGE = "page.html"
-"""The page's name in a run's folder."""
+"""Name of the page in a run's folder."""
 
-_TALL = 40  # rows from which a table scrolls within the page
-_MAX_SPEC = 20_000  # characters of a spec that is on the page, too
+_TALL = 40  # rows above which a table scrolls within the page
+_MAX_SPEC = 20_000  # maximum characters of a spec on the page
 
 
 def write_page(folder: Path, workspace: Workspace, path: Path | None = None) -> Path:
     """Write the page of a run.
 
     Args:
-        folder: of the run, done or not.
-        workspace: where its dataset lies, whose images are shown where they are at hand.
+        folder: of the run, finished or not.
+        workspace: location of its dataset, whose images are shown if available.
         path: of the file; None for `page.html` in the folder.
 
     Returns:
-        Where the page is.
+        Path of the page.
 
     Raises:
         PlbenchError: if the file's name does not end in .html. StoreError: if the run's files are damaged, or the page
@@ -53,9 +53,9 @@ def run_page(folder: Path, workspace: Workspace, place: Path | None = None) -> s
     """Return the page of a run.
 
     Args:
-        folder: of the run, done or not.
-        workspace: where its dataset lies.
-        place: folder that the page will lie in, for its link to the table of all classes; None for no link.
+        folder: of the run, finished or not.
+        workspace: location of its dataset.
+        place: folder of the page, for its link to the table of all classes; None for no link.
 
     Raises:
         StoreError: if the run's files are damaged.
@@ -92,7 +92,7 @@ def run_page(folder: Path, workspace: Workspace, place: Path | None = None) -> s
 
 
 def _state(files: RunFiles, workspace: Workspace) -> str:
-    """Return what became of the run: "done", "failed", "under way" or "interrupted"."""
+    """Return the state of the run: "done", "failed", "under way" or "interrupted"."""
     if files.record is not None:
         return files.record.status
     key = files.spec.key
@@ -100,7 +100,7 @@ def _state(files: RunFiles, workspace: Workspace) -> str:
 
 
 def _spec_text(path: Path) -> Markup:
-    """Return the spec as it was written down; empty where it is not there, too long, or not fit to be shown."""
+    """Return the text of the stored spec; empty if missing, too long, or unprintable."""
     if not path.is_file():
         return Markup("")
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -110,7 +110,7 @@ def _spec_text(path: Path) -> Markup:
 
 
 def _results(files: RunFiles, workspace: Workspace, place: Path | None) -> dict[str, Any]:
-    """Return what the sections of a run that is done show."""
+    """Return the content of the sections of a finished run."""
     record = files.record
     assert record is not None
     data = DataAtHand()

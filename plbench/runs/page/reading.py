@@ -1,4 +1,4 @@
-"""What lies in the folder of a run, of one that failed or was interrupted too, and in folders of older versions."""
+"""Read the folder of a run, including failed and interrupted runs, and runs of older versions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TrainLabels:
-    """Known labels of each class in the train part: [C] positives and negatives, of so many images."""
+    """Known labels of each class in the train part: [C] positives and negatives, and the number of images."""
 
     positives: Counts
     negatives: Counts
@@ -39,24 +39,23 @@ class TrainLabels:
 
     @property
     def unknown(self) -> Counts:
-        """[C] images on which nothing is known of the class."""
+        """[C] number of images on which the class is unknown."""
         unknown: Counts = self.num_images - self.positives - self.negatives
         return unknown
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run as its folder has it.
+    """The files of a run.
 
     Attributes:
-        record: None of one that is under way or was interrupted.
-        saved_step: the step that a run without a record was last saved at; 0 where it was not.
+        record: None if the run is unfinished.
+        saved_step: step of the last checkpoint of a run without a record; 0 if there is none.
         log: rows by epoch.
-        selection: how its epoch was selected, with the curve that it was selected from: of the run that chose it, where
-            that was another one.
+        selection: how its epoch was selected, with the curve; possibly from another run that selected it.
         classes: of the per-class table, in the order of the cells' class indices.
-        train: what `task.npz` says.
-        absent: names of files that the run, or its version of plbench, has not.
+        train: content of `task.npz`.
+        absent: names of files that the run, or its version of plbench, lacks.
     """
 
     folder: Path
@@ -77,28 +76,28 @@ class RunFiles:
 
     @cached_property
     def part(self) -> str:
-        """What the run was scored on: "test", or "validation" of a run that only selects."""
+        """The part that the run was scored on: "test", or "validation" for a run that only selects."""
         return "validation" if self.spec.only_selects else "test"
 
     @property
     def metrics(self) -> SplitMetrics:
-        """The headline figures of a run that has any."""
+        """Headline figures of a run that has any."""
         assert self.record is not None
         return self.record.metrics[self.part]
 
 
 def read_files(folder: Path) -> RunFiles:
-    """Read what there is of a run; a file that is not there is named, one that was changed since is refused.
+    """Read the files of a run; missing ones are listed, and changed ones rejected.
 
     Raises:
-        StoreError: if the folder is of no run, or one of its files was damaged or changed since.
+        StoreError: if the folder does not belong to a run, or one of its files is damaged or changed.
     """
     if not (folder / RECORD).is_file():
         return _without_record(folder)
     record = read_record(folder)
     there = {name for name in record.files if (folder / name).is_file()}
     if PER_CLASS in there:
-        read_run(folder)  # which holds the table against the figures
+        read_run(folder)  # compares the table with the figures
     cells = Cells.load(whole_file(folder, record, CELLS)) if CELLS in there else None
     classes = parse_per_class(whole_file(folder, record, PER_CLASS).read_bytes()) if PER_CLASS in there else ()
     train = None
@@ -112,9 +111,9 @@ def read_files(folder: Path) -> RunFiles:
 
 
 def _selection(folder: Path, record: Record) -> SelectionReport | None:
-    """Return how the epoch was selected; the curve is that of the run beside it that chose the epoch, if it is there.
+    """Return how the epoch was selected, with the curve of the adjacent run that selected it, if available.
 
-    That run differs in its train part alone, and in the runs of its stages, which do, too.
+    That run differs only in its train part, as do the runs of its stages.
     """
     spec = record.spec
     if record.selection is None or spec.selection != "validation" or spec.train_part != "train":
@@ -122,9 +121,7 @@ def _selection(folder: Path, record: Record) -> SelectionReport | None:
     differing = {"train_part", "stages"}
     wanted = spec.model_dump(mode="json", exclude_none=True, exclude=differing)
     for path in sorted(folder.absolute().parent.glob(f"*/{SPEC}")):
-        with contextlib.suppress(
-            OSError, ValueError, StoreError, RecursionError
-        ):  # another run, which is of no use then
+        with contextlib.suppress(OSError, ValueError, StoreError, RecursionError):  # another run that cannot be used
             own = tomllib.loads(path.read_text(encoding="utf-8"))
             is_it = own.get("train_part") == "fit" and {n: own[n] for n in own if n not in differing} == wanted
             if is_it and (found := read_record(path.parent).selection) is not None:
@@ -152,7 +149,7 @@ def _without_record(folder: Path) -> RunFiles:
 
 
 def _log(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a log; none where there is no log."""
+    """Return the rows of a log; empty if there is none."""
     if not path.is_file():
         return []
     try:

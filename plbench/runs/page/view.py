@@ -1,4 +1,4 @@
-"""What came of a run, section by section: figures, tables and charts as plain values for the page's template."""
+"""Results of a run by section: figures, tables and charts as plain values for the page's template."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from plbench.runs.page.reading import RunFiles, TrainLabels
 from plbench.runs.record import F1Figures, Record
 
 MAX_ROWS = 400
-"""Classes in the table; of more, the best and the worst."""
+"""Maximum number of classes in the table; if there are more, the best and the worst."""
 
 MAX_NAMED = 60
-"""Classes that have a row of their own in the chart; of more, the chart is one of ranks."""
+"""Maximum number of named classes in the chart; if there are more, it shows ranks."""
 
 _MANY_CELLS = 10**6
 
 NUM_HARDEST = 6
-_OF_HARDEST = 3  # images of such a class and kind of mistake
-_WORST = 12  # images of all classes and a kind of mistake
+_OF_HARDEST = 3  # images per hardest class and kind of mistake
+_WORST = 12  # images of all classes per kind of mistake
 _WORST_OF_CLASS = 2
 
 Row = tuple[str, str]
@@ -41,17 +41,17 @@ Row = tuple[str, str]
 
 @dataclass(frozen=True)
 class Intervals:
-    """The 95 % interval of each class's AP over the scored images, [C] in percent; NaN where there is none."""
+    """95 % intervals of each class's AP over the scored images, [C] in percent; NaN if undefined."""
 
     low: Floats
     high: Floats
 
 
 def class_intervals(files: RunFiles, report: ProgressReport) -> Intervals:
-    """Return intervals on the resamples that the record's own are of, made as those are.
+    """Return intervals computed like the record's, on the same resamples.
 
-    Of a test part with millions of known labels only a fifth of the resamples is looked at, which takes seconds rather
-    than minutes.
+    For test parts with millions of known labels, only a fifth of the resamples is used, which takes seconds rather than
+    minutes.
     """
     protocol, cells = files.spec.protocol, files.cells
     low, high = np.full(len(files.classes), np.nan), np.full(len(files.classes), np.nan)
@@ -116,7 +116,7 @@ def _f1(figures: F1Figures) -> str:
 
 
 def training_charts(files: RunFiles) -> list[tuple[str, Chart]]:
-    """Return captions and charts of loss, learning rate, and what an epoch was selected by, where one was."""
+    """Return captions and charts of loss, learning rate, and the selection metric, if an epoch was selected."""
     found = []
     epochs = [row["epoch"] for row in files.log]
     for name, title in (("loss", "Loss"), ("lr", "Learning rate")):
@@ -141,7 +141,7 @@ def training_charts(files: RunFiles) -> list[tuple[str, Chart]]:
 
 
 def class_table(files: RunFiles, intervals: Intervals, train: TrainLabels | None) -> list[dict[str, Any]]:
-    """Return rows of classes by falling AP: all, or the best and the worst."""
+    """Return rows of classes in descending order of AP: all, or the best and the worst."""
     order = _by_ap(files)
     if len(order) > MAX_ROWS:
         order = [*order[: MAX_ROWS // 2], *order[-(MAX_ROWS // 2) :]]
@@ -168,7 +168,7 @@ def class_table(files: RunFiles, intervals: Intervals, train: TrainLabels | None
 
 
 def _by_ap(files: RunFiles) -> list[int]:
-    """Return class indices by falling AP; classes that are not scored come last where all have room, and else not."""
+    """Return class indices in descending order of AP; unscored classes are last, or left out if there are too many."""
     defined = sorted((i for i, row in enumerate(files.classes) if row.ap is not None), key=lambda i: -_ap(files, i))
     unscored = [i for i, row in enumerate(files.classes) if row.ap is None]
     return defined if len(files.classes) > MAX_ROWS else [*defined, *unscored]
@@ -181,7 +181,7 @@ def _ap(files: RunFiles, index: int) -> float:
 
 
 def class_chart(files: RunFiles, intervals: Intervals) -> Chart | None:
-    """Return all scored classes by falling AP; None where none is scored."""
+    """Return a chart of all scored classes in descending order of AP; None if there are none."""
     order = [index for index in _by_ap(files) if files.classes[index].ap is not None]
     if not order:
         return None
@@ -196,7 +196,7 @@ def class_chart(files: RunFiles, intervals: Intervals) -> Chart | None:
 
 
 def precision_recall_chart(files: RunFiles) -> Chart | None:
-    """Return curves of all cells pooled and of the worst, the median and the best class; None without positives."""
+    """Return curves of all cells pooled, and of the worst, median and best class; None without positives."""
     cells, order = files.cells, [index for index in _by_ap(files) if files.classes[index].ap is not None]
     if cells is None or not order:
         return None
@@ -205,7 +205,7 @@ def precision_recall_chart(files: RunFiles) -> Chart | None:
     for style, (index, what) in enumerate([(None, ""), *chosen.items()]):
         own = slice(None) if index is None else cells.class_index == index
         recall, precision = precision_recall(cells.scores[own], cells.positives[own])
-        kept = np.unique([0, *np.searchsorted(recall, np.linspace(0, 1, 201))])  # to where all positives are found
+        kept = np.unique([0, *np.searchsorted(recall, np.linspace(0, 1, 201))])  # up to where all positives are found
         marks.append(charts.UNIT.line(recall[kept], precision[kept], style))
         if index is None:
             legend.append((style, f"all classes pooled, AP {percent(micro_average_precision(cells))}"))
@@ -217,7 +217,7 @@ def precision_recall_chart(files: RunFiles) -> Chart | None:
 
 
 def calibration(cells: Cells) -> tuple[Chart, list[tuple[str, str, str]]] | None:
-    """Return the share of positives by score, as a chart and as rows of a table; None where scores are none in 0..1."""
+    """Return the share of positives by score, as a chart and as rows of a table; None if scores are not in 0..1."""
     found = reliability(cells.scores, cells.positives)
     if found is None:
         return None
@@ -237,7 +237,7 @@ def calibration(cells: Cells) -> tuple[Chart, list[tuple[str, str, str]]] | None
 
 
 def hardest(files: RunFiles, thumbnails: Thumbnails | None) -> list[dict[str, Any]]:
-    """Return the classes of lowest AP, with images that they were wrong about where those are at hand."""
+    """Return the classes with the lowest AP, with badly ranked images if available."""
     cells, found = files.cells, []
     for index in hardest_classes([row.ap for row in files.classes], NUM_HARDEST):
         row = files.classes[index]
@@ -253,7 +253,7 @@ def hardest(files: RunFiles, thumbnails: Thumbnails | None) -> list[dict[str, An
 
 
 def worst_images(files: RunFiles, thumbnails: Thumbnails) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Return the images that were most wrong over all classes: of each kind of mistake by a title."""
+    """Return the worst-ranked images over all classes: for each kind of mistake, with a title."""
     cells = files.cells
     assert cells is not None
     found = []
@@ -282,10 +282,10 @@ def _pictures(files: RunFiles, chosen: Sequence[int], thumbnails: Thumbnails) ->
 
 
 def percent(value: float | None) -> str:
-    """Return two decimals, or a dash where there is no value."""
+    """Format with two decimals; a dash for None."""
     return "–" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """Return both ends, or a dash where there are none."""
+    """Format both ends; a dash if there are none."""
     return "–" if low is None or math.isnan(low) else f"{percent(low)} to {percent(high)}"

@@ -1,1 +1,1 @@
-"""From what a person asks for to the complete plan of a run."""
+"""Resolve what the user asked for to the complete plan of a run."""

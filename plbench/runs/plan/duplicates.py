@@ -1,4 +1,4 @@
-"""Test images that are trained on: byte for byte the same, whatever their ids, folders and splits."""
+"""Test images that are also train images: byte-identical, regardless of ids, folders and splits."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from plbench.runs.plan.image_check import MAX_DECODED
 from plbench.runs.workspace import Workspace
 from plbench.spec import Protocol
 
-_SHOWN = 3  # pairs that a sentence names
+_SHOWN = 3  # maximum number of pairs in a message
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Test images that are train images.
+    """Test images that are also train images.
 
     Attributes:
-        same_files: test images whose file is that of a train image.
-        pairs: the others, each with a train image of the same bytes.
+        same_files: test images whose file is also a train image.
+        pairs: the others, each with a byte-identical train image.
     """
 
     same_files: tuple[str, ...]
@@ -38,7 +38,7 @@ class Duplicates:
         return len(self.same_files) + len(self.pairs)
 
     def __str__(self) -> str:
-        """Return the sentence that says which they are, without a full stop."""
+        """Return a sentence that names them, without a full stop."""
         said = []
         for found, one, many in (
             (self.same_files, "the same file as a train image", "the same files as train images"),
@@ -51,13 +51,13 @@ class Duplicates:
 
 
 def listed(found: Sequence[str | tuple[str, str]]) -> str:
-    """Return the first few images or pairs of them, as "a = b, c = d, ..."."""
+    """Return the first few images or pairs, as "a = b, c = d, ..."."""
     names = [one if isinstance(one, str) else " = ".join(one) for one in found[:_SHOWN]]
     return ", ".join([*names, "..."] if len(found) > _SHOWN else names)
 
 
 def short_name(images: ImageSource, row: int) -> str:
-    """Return an image as a person knows it: its path below the root, or its id."""
+    """Return an image's name for messages: its path below the root, or its id."""
     paths = getattr(images, "paths", None)
     return str(images.ids[row] if paths is None else paths[row])
 
@@ -68,13 +68,13 @@ _FOUND: WeakKeyDictionary[Dataset, dict[tuple[str, str, tuple[str, ...]], Duplic
 def find_duplicates(
     dataset: Dataset, train_split: str, test_split: str, skipped: tuple[str, ...] = ()
 ) -> Duplicates | None:
-    """Compare the bytes of all images of two splits, once for a dataset that is open. Labels are not looked at.
+    """Compare the bytes of all images of two splits, once per open dataset. Labels are not considered.
 
     Args:
         skipped: images that are left out, as "split/id".
 
     Returns:
-        None where the images do not say what their bytes are and are too many to be read for it.
+        None if the images have no stored hashes, and are too many to be read.
     """
     known = _FOUND.setdefault(dataset, {})
     key = (train_split, test_split, skipped)
@@ -103,10 +103,10 @@ def _compare(dataset: Dataset, train_split: str, test_split: str, skipped: tuple
 def check_apart(
     dataset: Dataset, protocol: Protocol, workspace: Workspace, skipped: tuple[str, ...], *, allow: bool
 ) -> int | None:
-    """Return how many test images are train images, where it was said that they may stay; None where none are.
+    """Return the number of test images that are also train images, if allowed; None if there are none.
 
     Raises:
-        DataError: if there are any and nobody said so.
+        DataError: if there are any and `allow` is False.
     """
     if not dataset.needs_files:
         return None
@@ -125,7 +125,7 @@ def check_apart(
 
 
 def contradicting_copies(split: LabelledSplit, sha256s: Sha256s) -> list[tuple[str, str]]:
-    """Return pairs of images of one split with the same bytes, the first known to have a class that the other lacks."""
+    """Return pairs of byte-identical images of one split, where the first has a class that the second lacks."""
     found = []
     for copies in _copies(sha256s):
         labels, names = split.labels.rows(copies), [short_name(split.images, int(row)) for row in copies]
@@ -137,16 +137,15 @@ def contradicting_copies(split: LabelledSplit, sha256s: Sha256s) -> list[tuple[s
 
 
 def copies_across(dataset: Dataset, split: str, part_of: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return pairs of images of one split with the same bytes that are in different parts of it.
+    """Return pairs of byte-identical images of one split that are in different parts of it.
 
     Args:
         dataset: of the split.
         split: its name.
-        part_of: number of an image's part by its id; images without one do not count.
+        part_of: number of an image's part by id; images without one are ignored.
 
     Returns:
-        A pair of names for each content that is in several parts; none where the images' bytes are not known, as
-        `find_duplicates` says.
+        A pair of names for each content that is in several parts; empty if hashes are unknown, as in `find_duplicates`.
     """
     if not dataset.needs_files or (sha256s := _hashed(dataset, split, frozenset())) is None:
         return []
@@ -160,7 +159,7 @@ def copies_across(dataset: Dataset, split: str, part_of: Mapping[str, int]) -> l
 
 
 def _copies(sha256s: Sha256s) -> Iterator[np.ndarray]:
-    """Yield rows of the same bytes, rising, of each content that is there more than once."""
+    """Yield the rows, in ascending order, of each content that occurs more than once."""
     groups = _keys(sha256s).dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     order = np.argsort(groups, kind="stable")
     order = order[groups[order] >= 0]
@@ -180,7 +179,7 @@ def _hashed(dataset: Dataset, split: str, skipped: frozenset[str]) -> Sha256s | 
 
 
 def _keys(sha256s: Sha256s) -> pa.Array:
-    """Return digests as Arrow's binaries; null where an image is not there."""
+    """Return digests as Arrow binaries; null for missing images."""
     content = np.ascontiguousarray(sha256s)
     there = np.packbits(content.any(axis=1), bitorder="little")
     return pa.Array.from_buffers(pa.binary(32), len(content), [pa.py_buffer(there), pa.py_buffer(content)])

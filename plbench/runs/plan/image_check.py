@@ -1,4 +1,4 @@
-"""Whether a run's images can be read, found out before it starts rather than in the middle of the night."""
+"""Check before a run starts that its images can be read."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from plbench.runs.workspace import Workspace, fingerprint
 from plbench.spec import Protocol
 
 MAX_DECODED = 200_000
-"""Images that a run decodes once before it starts, to find broken ones: a quarter of an hour on two cores."""
+"""Maximum number of images that are decoded before a run, to find broken ones: 15 minutes on two cores."""
 
 MAX_SKIPPED = 10_000
-"""Images that a run can leave out: each is named in its spec."""
+"""Maximum number of images that a run can leave out, since each is named in its spec."""
 
 
 def check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, skip: bool) -> tuple[str, ...]:
-    """Return images that cannot be read, as "split/id", after decoding each once per dataset and folder.
+    """Return unreadable images, as "split/id", after decoding each once per dataset and folder.
 
-    Images of prepared datasets were decoded when they were packed, and millions of files would take hours: of those
-    only the absent ones are found, unless `plbench data verify --decode` has read them all.
+    Images of prepared datasets were decoded when they were packed, and millions of files would take hours: in these
+    cases only missing images are detected, unless `plbench data verify --decode` has read them all.
 
     Raises:
-        DataError: if there are any and they are not to be skipped, naming the first, or too many to skip.
+        DataError: if there are any and they are not to be skipped, with the first, or if there are too many to skip.
     """
     if not dataset.needs_files:
         return ()
@@ -47,7 +47,7 @@ def check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, 
 
 
 def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str, str]:
-    """Return reasons by image id. What was found is noted in the cache: only images that failed are read again."""
+    """Return reasons by image id. Results are cached: only images that failed are read again."""
     images = dataset.split(split).images
     absent = images.absent()
     if len(absent) > MAX_SKIPPED:
@@ -57,7 +57,7 @@ def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str,
             "others"
         )
     with note_of_unreadable(dataset, split, workspace) as note:
-        noted = read_checked_json(note)  # by an earlier check; None also where its note says nothing to us
+        noted = read_checked_json(note)  # from an earlier check; None also if the note is invalid
         suspects: Sequence[int] = range(len(images))
         if noted is not None:
             failed, there = set(noted["unreadable"]), set(absent)
@@ -74,12 +74,12 @@ def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str,
         chosen = images.subset(np.array(suspects, np.int64))
         with workspace.reporter.task(f"Checking that every {split} image can be read") as report:
             reasons = {chosen.ids[row]: reason for row, reason in find_unreadable(chosen, report).items()}
-        if noted != (found := {"unreadable": sorted(reasons)}):  # else a cache may be read-only
+        if noted != (found := {"unreadable": sorted(reasons)}):  # otherwise a read-only cache suffices
             write_checked_json(note, found)
     return reasons
 
 
 def note_of_unreadable(dataset: Dataset, split: str, workspace: Workspace) -> AbstractContextManager[Path]:
-    """Return where it is noted which images of a split could not be decoded, held while it is looked at."""
+    """Return the path of the note on undecodable images of a split, locked within the scope."""
     name = f"{dataset.name}-{split}-{fingerprint(dataset, workspace)[:16]}.json"
     return locked(workspace.store.cache / "checked" / name)

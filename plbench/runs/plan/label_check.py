@@ -1,4 +1,4 @@
-"""Whether there is anything to learn from and to score, found out before any time is spent on it."""
+"""Check before a run starts that there are labels to learn from and to score."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from plbench.errors import DataError
 from plbench.runs.protocol import ProtocolData
 from plbench.spec import TrainPart
 
-_SHOWN = 60  # characters of a name in a sentence
+_SHOWN = 60  # maximum characters of a name in a message
 
 
 def check_learnable(protocol_data: ProtocolData, part: TrainPart) -> None:
-    """Make sure that something is known of the images to train on.
+    """Check that some labels of the training images are known.
 
     Args:
         protocol_data: a dataset under a protocol.
         part: to train on.
 
     Raises:
-        DataError: if no label is known, naming what would make some known.
+        DataError: if no label is known, with what would help.
     """
     whole, protocol = protocol_data.whole_train, protocol_data.protocol
-    if whole.labels.num_known == 0:  # which a simulation would refuse for being partial
+    if whole.labels.num_known == 0:  # a simulation would reject these as partial
         number = len(whole.rows)
         fix = "check what the files call present and absent (plbench data stats shows what was read)"
     elif (chosen := protocol_data.train(part)).labels.num_known == 0:
@@ -44,10 +44,10 @@ def check_learnable(protocol_data: ProtocolData, part: TrainPart) -> None:
 
 
 def notes_on(protocol_data: ProtocolData) -> tuple[str, ...]:
-    """Return sentences on how the labels were read, and on classes of which little can be learned.
+    """Return sentences on how the labels were read, and on classes with too few labels to learn.
 
     Args:
-        protocol_data: of whose splits only those that are open already are spoken of.
+        protocol_data: only splits that are already open are considered.
     """
     said = protocol_data.dataset.notes()
     train = protocol_data.protocol.train_split

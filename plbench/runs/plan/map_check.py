@@ -1,4 +1,4 @@
-"""Whether a method can do without pooled features, looked at before any feature map is computed."""
+"""Check that a method works on feature maps, before any are computed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from plbench.randomness import seeded
 from plbench.spec import ModelSpec
 from plbench.training.hooks import Guarded
 
-_SHAPE = (16, 2, 3)  # of a map, [D, h, w]: no two alike, so that no mistake of axes goes through
+_SHAPE = (16, 2, 3)  # [D, h, w] of a map; all different, so that swapped axes are noticed
 _NUM_IMAGES = 4
 
 
 def check_takes_maps(make: Callable[[], Method], model: ModelSpec, labels: PartialLabels) -> None:
-    """Take a method through its first step on a few random feature maps.
+    """Run a method's first step on a few random feature maps.
 
     Args:
         make: builds the method.
-        model: whose head looks at maps.
+        model: with a head for maps.
         labels: of its training part.
 
     Raises:
-        PlbenchError: if that fails where it does not fail on pooled features.
+        PlbenchError: if that fails, although it works on pooled features.
     """
     own = type(make())
     if all(getattr(own, name) is getattr(Method, name) for name in ("build", "forward", "epoch_start")):
@@ -47,7 +47,7 @@ def check_takes_maps(make: Callable[[], Method], model: ModelSpec, labels: Parti
 
 
 def _error(method: Method, model: ModelSpec, labels: PartialLabels) -> PluginError | None:
-    """Return what goes wrong in a step on random features, if anything does."""
+    """Return the error of a step on random features, if any."""
     shape = _SHAPE if model.is_spatial else _SHAPE[:1]
     features = torch.rand(labels.num_images, *shape, generator=torch.Generator().manual_seed(0))
     index, start, guarded = torch.arange(len(features)), Progress(0, 1, 0, 1), Guarded(method)
@@ -65,7 +65,7 @@ def _error(method: Method, model: ModelSpec, labels: PartialLabels) -> PluginErr
 
 @dataclass(frozen=True)
 class _View:
-    """What `epoch_start` looks at: `plbench.method.TrainView`."""
+    """Input of `epoch_start`: `plbench.method.TrainView`."""
 
     model: nn.Module
     features: Tensor

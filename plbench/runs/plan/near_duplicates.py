@@ -1,4 +1,4 @@
-"""Test images that look like train images: by a perceptual hash, then by the pictures themselves at 16 pixels."""
+"""Test images that look like train images: by a perceptual hash, then by their pixels at 16 x 16."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from plbench.errors import DataError
 from plbench.runs.plan.duplicates import short_name
 
 MAX_LOOKED_AT = 200_000
-"""Images that are decoded for it: minutes on a few cores."""
+"""Maximum number of images to decode: minutes on a few cores."""
 
-_SIDE = 16  # pixels of the pictures that are compared in the end
-_MAX_BITS = 3  # of 64 that may differ: four bands of 16 bits then have one in common
-_MAX_DIFFERENCE = 6.0  # of 255, on average over the 16 x 16 pixels
+_SIDE = 16  # side in pixels of the pictures that are compared
+_MAX_BITS = 3  # of 64 that may differ: then one of four bands of 16 bits is identical
+_MAX_DIFFERENCE = 6.0  # of 255, mean over the 16 x 16 pixels
 _MIN_CONTRAST = 4.0  # standard deviation of those pixels: flatter pictures all look alike
 
 
 class _Looks(NamedTuple):
-    """Of N images: dHash [N] uint64, pixels [N, 256] float32, and whether they show anything [N]."""
+    """Of N images: dHash [N] uint64, pixels [N, 256] float32, and whether they have enough contrast [N]."""
 
     hashes: npt.NDArray[np.uint64]
     pixels: npt.NDArray[np.float32]
@@ -38,11 +38,11 @@ def find_near_duplicates(
     """Return pairs of a test and a train image that look alike, each test image once.
 
     The hash is dHash: whether each of 8 x 8 pixels of a small grey picture is darker than its right neighbour (N.
-    Krawetz, 2013). Pairs that have one of its four bands of 16 bits in common are compared bit by bit, then pixel by
-    pixel. An image that cannot be read is like no other.
+    Krawetz, 2013). Pairs that share one of its four bands of 16 bits are compared bit by bit, then pixel by pixel.
+    Unreadable images have no duplicates.
 
     Args:
-        report: is told images done and in all.
+        report: receives the number of images done and in total.
     """
     total = len(train) + len(test)
     ours = _looks(test, lambda done: report(done, total))
@@ -73,7 +73,7 @@ def _looks(images: ImageSource, report: Callable[[int], None]) -> _Looks:
         try:
             image = images.load(row, min_side=_SIDE).convert("L")
         except DataError:
-            return  # whether images can be read is another check
+            return  # unreadable images are found by another check
         small = np.asarray(image.resize((9, 8), Image.Resampling.BILINEAR))
         hashes[row] = np.packbits(small[:, :-1] < small[:, 1:]).view(np.uint64)[0]
         pixels[row] = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR), np.float32).ravel()

@@ -1,4 +1,4 @@
-"""From what a person asked for to the complete spec of a run, and of every run that must be there first."""
+"""Resolve what the user asked for to the complete spec of a run, and of all its prerequisites."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from plbench.training.dropout import draws_alone, has_batch_statistics
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asked for. None leaves a choice to the protocol or the recipe.
+    """What the user asked for. None leaves a choice to the protocol or the recipe.
 
     Attributes:
-        method_params: typed values by name, or texts "name=value" as a person writes them.
-        model, plan: fields of `ModelSpec` and `Plan` to change from the recipe's.
-        embeddings: path of a file as `plbench.data.embeddings` reads it, or the sha256 of one that was given before.
-        scores_test: False where the test split must stay closed, as while something is tuned.
+        method_params: typed values by name, or texts "name=value".
+        model, plan: fields of `ModelSpec` and `Plan` that differ from the recipe's.
+        embeddings: path of a file for `plbench.data.embeddings`, or the sha256 of one that was given before.
+        scores_test: False if the test split must stay closed, as during tuning.
     """
 
     dataset: str
@@ -66,10 +66,10 @@ class Request:
 
 @dataclass(frozen=True)
 class ResolvedSetting:
-    """What runs of many methods have in common: dataset, protocol, recipe, model and plan, checked against the data.
+    """What runs of several methods share: dataset, protocol, recipe, model and plan, checked against the data.
 
     Attributes:
-        spec: of no method yet, with seed 0.
+        spec: without a method, with seed 0.
     """
 
     spec: RunSpec
@@ -86,25 +86,25 @@ class ResolvedSetting:
         return complete(spec, params, self.protocol_data, self.recipe, registry)
 
     def without_fold(self, number: int, num_folds: int) -> ResolvedSetting:
-        """Return the same setting, in which runs train on all but one fold of train and are scored on that.
+        """Return the same setting for cross-validation: runs train on train without one fold, and are scored on that.
 
         Args:
             number: of the fold, from 1.
-            num_folds: into which train is cut, by a hash of the image id.
+            num_folds: into which train is split, by a hash of the image id.
         """
         part = f"without-fold-{number}-of-{num_folds}"
         return replace(self, spec=self.spec.model_copy(update={"train_part": part}))
 
 
 class MissingWeightsError(PlbenchError):
-    """The weights of a backbone cannot be had here.
+    """The weights of a backbone are not available.
 
     Attributes:
-        setting: as it would be, but for the hash of the weights: what a run would take can be estimated from it.
+        setting: without the hash of the weights, so that the cost of a run can still be estimated.
     """
 
     def __init__(self, message: str, setting: ResolvedSetting) -> None:
-        """Keep the setting."""
+        """Store message and setting."""
         super().__init__(message)
         self.setting = setting
 
@@ -113,10 +113,10 @@ def plan_run(request: Request, workspace: Workspace) -> ResolvedRun:
     """Check a request against the data and complete it.
 
     Raises:
-        PlbenchError: if anything asked for does not exist or does not fit; nothing has been computed then.
+        PlbenchError: if anything in the request does not exist or fit; nothing has been computed then.
         MissingWeightsError: if only the weights are missing.
     """
-    workspace.registry.method(request.method)  # a mistyped method is said before data is drawn
+    workspace.registry.method(request.method)  # report a mistyped method before data is rendered
     setting = resolve_setting(request, workspace)
     plan = setting.run(request.method, request.method_params, request.seed, workspace.registry)
     refuse_unused_embeddings(request, [plan])
@@ -124,22 +124,22 @@ def plan_run(request: Request, workspace: Workspace) -> ResolvedRun:
 
 
 def refuse_unused_embeddings(request: Request, plans: Sequence[ResolvedRun]) -> None:
-    """Refuse a file of embeddings that none of the runs asked for has a use for."""
+    """Reject an embedding file that none of the requested runs uses."""
     if request.embeddings is not None and all(plan.spec.embeddings is None for plan in plans):
         names = ", ".join(dict.fromkeys(plan.method.name for plan in plans))
         raise PlbenchError(f"`embeddings={request.embeddings}` is not used by {names}; leave it out")
 
 
 def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> ResolvedSetting:
-    """Check all of a request but its method, parameters and seed against the data.
+    """Check a request, except for its method, parameters and seed, against the data.
 
     Args:
         request: what was asked for.
         workspace: where and how.
-        opened: of other settings in this workspace: a dataset or its data that is among them is not opened again.
+        opened: data of other settings in this workspace, reused instead of opening it again.
 
     Raises:
-        PlbenchError: if anything asked for does not exist or does not fit; nothing has been computed then.
+        PlbenchError: if anything in the request does not exist or fit; nothing has been computed then.
         MissingWeightsError: if only the weights are missing.
     """
     dataset = _opened_dataset(request.dataset, workspace, opened)
@@ -190,7 +190,7 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
 
 
 def _refuse_of_backbone(spec: RunSpec) -> None:
-    """Refuse values of a plan that act on images or on a backbone where a head is trained on cached features."""
+    """Reject values of a plan that affect images or the backbone if a head is trained on cached features."""
     plan = spec.plan
     given = {
         "`grad_checkpointing=True` is for the activations of a backbone": plan.grad_checkpointing,
@@ -209,15 +209,15 @@ def _refuse_of_backbone(spec: RunSpec) -> None:
 
 
 def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> ResolvedRun:
-    """Return the plan of a run that was written down, on this machine's data and code.
+    """Return the plan of a stored spec, with this machine's data and code.
 
     Args:
         spec: the run.
         workspace: where and how.
-        opened: as `plan_run`.
+        opened: as in `resolve_setting`.
 
     Raises:
-        PlbenchError: if data, weights or code are no longer what the spec says, naming what differs.
+        PlbenchError: if data, weights or code differ from the spec, with the difference.
     """
     dataset = _opened_dataset(spec.protocol.dataset, workspace, opened)
     recipe = _choose_recipe(dataset, spec.recipe)
@@ -227,7 +227,8 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Protoco
     protocol_data = _checked_data(
         dataset, protocol, skipped, opened, workspace, spec.selection, scores_test=not spec.only_selects
     )
-    resolve_backbone(spec.model.backbone)  # timm would fetch, or read from a folder, what a stranger names by address
+    # otherwise timm would download from, or read, any address in an untrusted spec
+    resolve_backbone(spec.model.backbone)
     here = spec.model_copy(
         update={
             "dataset_fingerprint": fingerprint(dataset, workspace),
@@ -270,7 +271,7 @@ def _checked_data(
     *,
     scores_test: bool,
 ) -> ProtocolData:
-    """Return the data, from among those opened if it is there, of which something can be learned and scored."""
+    """Return the data, reused if already open, after checking that there is something to learn from and to score."""
     same = (protocol_data for protocol_data in opened if protocol_data.is_of(dataset, protocol, skipped))
     protocol_data = next(same, None) or ProtocolData(dataset, protocol, skipped)
     check_learnable(protocol_data, "train")
@@ -284,9 +285,10 @@ def _checked_data(
 
 
 def _deciding_processes(spec: RunSpec, workspace: Workspace) -> int | None:
-    """Return the number of processes where a run's result depends on it.
+    """Return the number of processes if a run's result depends on it.
 
-    Among GPUs, batch normalisation takes the statistics of all of them, of a batch that is computed in one piece.
+    On GPUs, batch normalisation uses the statistics of all processes, but only of batches without gradient
+    accumulation.
     """
     number = max(workspace.world.size, workspace.nproc)
     if spec.regime == "probe" or number == 1:
@@ -307,9 +309,9 @@ def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:
 
 
 def _choose_model(recipe: Recipe, changes: Mapping[str, Any]) -> ModelSpec:
-    """Return the recipe's model with what was asked for.
+    """Return the recipe's model with the requested changes.
 
-    Another backbone brings its own weights and normalisation, a head that sees the whole map that no pooling.
+    Another backbone has its own weights and normalisation; a head on feature maps implies no pooling.
     """
     values = {**recipe.model.model_dump(), **changes}
     if "backbone" in changes:

@@ -1,4 +1,4 @@
-"""A run that is resolved: a method with its parameters in a setting, and every run that must be there first."""
+"""A resolved run: a method with its parameters in a setting, and its prerequisites."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """A spec with all that it was made from, ready to run, and the runs that must be there first.
+    """A spec with everything required to run it, and its prerequisites.
 
     Attributes:
         stages: by name, each with the run that it reduces.
-        chooser: the run that chooses the epoch on the validation part; None where none does.
-        tuning: how a study chose its values; None where none did, or where the study is not here.
+        chooser: the run that selects the epoch on the validation part; None if there is none.
+        tuning: how a study chose its values; None if none did, or the study is not available.
     """
 
     spec: RunSpec
@@ -50,22 +50,22 @@ class ResolvedRun:
 
     @property
     def prerequisites(self) -> list[ResolvedRun]:
-        """The runs that must be there before this one: its stages, and the one that chooses its epoch."""
+        """Runs that must be finished before this one: its stages, and the one that selects its epoch."""
         return [*(run for _, run in self.stages.values()), *([self.chooser] if self.chooser is not None else [])]
 
     @property
     def features_model(self) -> ModelSpec:
-        """The model as the method sees its backbone: without pooling where it needs the feature map."""
+        """The model as the method sees its backbone: without pooling if it needs the feature map."""
         return features_model_of(self.method, self.spec.model)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of optimisation that each epoch has."""
+        """Optimisation steps per epoch."""
         return math.ceil(len(self.protocol_data.train(self.spec.train_part).rows) / self.spec.plan.batch_size)
 
     @property
     def num_steps(self) -> int:
-        """Steps of optimisation of the whole training."""
+        """Optimisation steps of the whole training."""
         return self.steps_per_epoch * self.spec.plan.epochs if self.method.learns else 0
 
     def finished(self, store: Store) -> Record | None:
@@ -73,7 +73,7 @@ class ResolvedRun:
         return finished_record(store.run_folder(self.spec.key))
 
     def describe(self) -> str:
-        """Return one line on what will run."""
+        """Return a one-line description of the run."""
         spec = self.spec
         training = f"{counted(spec.plan.epochs, 'epoch')} of {spec.plan.batch_size}"
         return (
@@ -90,12 +90,13 @@ def complete(
     registry: Registry,
     depth: int = 0,
 ) -> ResolvedRun:
-    """Fill in method, parameters and stages of a spec whose other fields stand.
+    """Complete method, parameters and stages of a spec whose other fields are final.
 
-    The plan's data is that of the spec's seed, whatever seed the given one is of.
+    The plan's data has the spec's seed, regardless of that of the given data.
 
     Raises:
-        PlbenchError: if the method or a parameter does not fit. PluginError: if stages need each other in a circle.
+        PlbenchError: if the method or a parameter does not fit. PluginError: if stages depend on each other in a
+            circle.
     """
     if depth > _MAX_STAGE_DEPTH:
         raise PluginError(f"the stages of method {base.method.name!r} depend on each other in a circle")
@@ -104,7 +105,7 @@ def complete(
     params = validate_params(method, _starting(method, suggested, method_params))
     _check_needs(method, base, protocol_data)
     if (seen := features_model_of(method, base.model)).pooling == "none":
-        feature_shape(seen)  # refuses a backbone that gives no map
+        feature_shape(seen)  # rejects backbones without feature maps
     needs_embeddings = "embeddings" in method.needs
     task = make_task(base if needs_embeddings else base.model_copy(update={"embeddings": None}), protocol_data)
     params = params.completed(task)
@@ -113,7 +114,8 @@ def complete(
         tuned = {name: getattr(recipe.plans[base.regime], name) for name in ("lr", "weight_decay")}
         changes = {
             "method": without_source(stage.method),
-            "plan": base.plan.model_copy(update=tuned),  # shared by every trial: never its learning rate or decay
+            # never a trial's own rate or decay, so that all trials share the stage
+            "plan": base.plan.model_copy(update=tuned),
             "selection": "last",
             "tuned_by": None,
             "stages": {},
@@ -123,7 +125,7 @@ def complete(
         except PlbenchError as error:
             raise type(error)(f"stage {stage.name!r} of method {method.name!r}: {error}") from error
         stages[stage.name] = (stage, plan)
-    if not stages:  # what the constructor refuses, such as a table that would not fit, is known before anything trains
+    if not stages:  # report errors of the constructor, such as a table that would not fit, before anything trains
         construct(method, params, task)
         if base.model.is_spatial:
             labels = protocol_data.train(base.train_part).labels
@@ -140,7 +142,7 @@ def complete(
         }
     )
     if not (needs_embeddings or any(plan.spec.embeddings for _, plan in stages.values())):
-        spec = spec.model_copy(update={"embeddings": None})  # the same run, whatever others are given
+        spec = spec.model_copy(update={"embeddings": None})  # the run does not depend on embeddings
     chooser = None
     if spec.selection == "validation" and spec.train_part == "train":
         fit = base.model_copy(update={"train_part": "fit"})
@@ -149,11 +151,11 @@ def complete(
 
 
 def in_order(runs: Sequence[ResolvedRun], but: Collection[str] = ()) -> dict[str, ResolvedRun]:
-    """Return runs by key with all that they need, each once, after what must be there before it.
+    """Return runs and all their prerequisites by key, each once, after its prerequisites.
 
     Args:
-        runs: that are asked for.
-        but: keys of runs to leave out, with what only they need.
+        runs: requested runs.
+        but: keys of runs to leave out, with prerequisites that only they need.
     """
     found: dict[str, ResolvedRun] = {}
     for run in runs:
@@ -164,13 +166,13 @@ def in_order(runs: Sequence[ResolvedRun], but: Collection[str] = ()) -> dict[str
 
 
 def is_default(plan: ResolvedRun, *, opens_data: bool = True) -> bool:
-    """Return whether a run takes the values of its protocol and recipe as they stand: no person tuned it by hand.
+    """Return whether a run has the values of its protocol and recipe, without any chosen by hand.
 
-    A variant that the method declares has those values, too, but for what makes it that variant.
+    Variants declared by the method also count, with the values that define them.
 
     Args:
         plan: of the run.
-        opens_data: whether the dataset may be opened for values that only it determines; else they may be any.
+        opens_data: whether the dataset may be opened for values that only it determines; otherwise these may be any.
     """
     spec, recipe, method = plan.spec, plan.recipe, plan.method
     suggested = plan.protocol_data.protocol.suggested.get(method.name, {})
@@ -191,12 +193,12 @@ def is_default(plan: ResolvedRun, *, opens_data: bool = True) -> bool:
 
 
 def without_source(method: str) -> MethodSpec:
-    """Return a method by its name: `complete` fills in the rest."""
+    """Return a method with only its name, for `complete` to fill in."""
     return MethodSpec(name=method, version="", source_sha256="", params={})
 
 
 def _starting(method: type[Method], suggested: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values that were given, and of those that a protocol suggests the ones that they do not replace."""
+    """Return the given values, and those of the protocol's suggestions that they do not replace."""
     replaced = {name for names in method.Params.alternatives if names & given.keys() for name in names}
     return {**{name: value for name, value in suggested.items() if name not in replaced}, **given}
 
@@ -205,7 +207,7 @@ def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
     """Return a method's parameters, typed and range-checked.
 
     Raises:
-        PlbenchError: naming the parameter, what was given and what would be right.
+        PlbenchError: with the parameter, its value and what would be valid.
     """
     known = method.Params.model_fields
     for name in values:
@@ -225,7 +227,7 @@ def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
 
 
 def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str, torch.Tensor] | None = None) -> Task:
-    """Return what the method of a run may know."""
+    """Return the information available to the method of a run."""
     part = protocol_data.train(spec.train_part)
     positives, negatives = part.labels.counts()
     found = {} if spec.embeddings is None else protocol_data.embedded(spec.embeddings, part)
@@ -246,7 +248,7 @@ def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str
 
 
 def features_model_of(method: type[Method], model: ModelSpec) -> ModelSpec:
-    """Return a model as a method sees its backbone: without pooling where it needs the feature map."""
+    """Return a model as a method sees its backbone: without pooling if it needs the feature map."""
     return model.model_copy(update={"pooling": "none"}) if "feature_map" in method.needs else model
 
 
@@ -260,7 +262,7 @@ def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolDat
         )
     check_learnable(protocol_data, spec.train_part)
     if spec.train_part != "train":
-        protocol_data.held_out(spec.train_part)  # refuses one that cannot be scored
+        protocol_data.held_out(spec.train_part)  # rejects one that cannot be scored
     if "negatives" in method.needs and protocol_data.train(spec.train_part).labels.counts()[1].sum() == 0:
         raise PlbenchError(
             f"method {method.name!r} needs verified negatives, and protocol {spec.protocol.name} has none; use a "
@@ -270,10 +272,10 @@ def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolDat
 
 
 def checked(kind: type[_Model], values: Mapping[str, Any], what: str) -> _Model:
-    """Return values as a model.
+    """Return values as a validated model.
 
     Raises:
-        PlbenchError: if one is not valid, naming `what` it is of.
+        PlbenchError: if a value is invalid; the message names `what`.
     """
     try:
         return kind.model_validate(values)
