@@ -1,4 +1,4 @@
-"""Files that are whole or not there, of known content, at places that were checked."""
+"""Atomic files, checksums, and validated paths."""
 
 from plbench.files.atomic import (
     fresh_folder,

@@ -1,4 +1,4 @@
-"""numpy's files from anywhere: whatever is wrong with one is a ValueError, and no object in it is unpickled."""
+"""Read numpy's files from untrusted sources: all damage raises ValueError, and no object is unpickled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-# numpy, the parser of its headers, zipfile and zlib each raise their own where a file is damaged
+# errors of numpy, its header parser, zipfile and zlib on damaged files
 _DAMAGE = (
     *(
         LookupError,
@@ -31,25 +31,25 @@ _DAMAGE = (
 
 @contextlib.contextmanager
 def damage_in_words() -> Iterator[None]:
-    """Turn whatever numpy raises at a damaged .npy or .npz file inside the scope into a ValueError.
+    """Turn all errors of numpy on damaged .npy or .npz files inside the scope into ValueErrors.
 
-    An OSError is not damage and passes, and so does an error of ours.
+    OSErrors and our own errors are passed on.
     """
     try:
         yield
     except _DAMAGE as error:
         if isinstance(error, ValueError):
             raise
-        said = " ".join(str(error).split())  # zipfile quotes as much of a file as a damaged length says
+        said = " ".join(str(error).split())  # zipfile quotes as much of a file as a damaged length states
         raise ValueError(f"it is damaged ({type(error).__name__}: {said:.200})") from error
 
 
 def usable(member: Any) -> np.ndarray:
-    """Return a member of an .npz file, which numpy gives as bytes where it is no array.
+    """Return a member of an .npz file, which is bytes if it is not an array.
 
     Raises:
-        ValueError: if it is none, or of text that holds what is no character: numpy takes any four bytes for one, and
-            fails at them later.
+        ValueError: if it is not an array, or text with invalid characters: numpy reads any four bytes as a character,
+            and fails later.
     """
     if not isinstance(member, np.ndarray):
         raise ValueError("one of its members is not an array")

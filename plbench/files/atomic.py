@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writing, and the sentence for a write that failed."""
+"""Write files atomically, and report failed writes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from plbench.errors import StoreError, UnwritableError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], staging: Path | None = None) -> None:
-    """Write a file so that it is either whole or not there, also after a crash or on a full disk.
+    """Write a file so that it is either complete or missing, also after a crash or on a full disk.
 
     Args:
         path: of the file.
         write: writes the content to an open binary file.
-        staging: folder for the file until it is whole, on the same disk; by default the one that it is to lie in.
+        staging: folder of the unfinished file, on the same disk; by default, the file's own.
 
     Raises:
-        StoreError: if the disk is full or the place may not be written to. Nothing is left behind.
+        StoreError: if the disk is full or the folder is not writable. Nothing is left behind.
     """
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # not by tempfile, whose files are private: who may read this one is for the umask to say
+        # not with tempfile, whose files are private: permissions should follow the umask
         unused = (staging or path.parent) / f".{path.name}.{os.urandom(4).hex()}.tmp"
         with unused.open("xb") as file:
             temporary = unused
@@ -45,7 +45,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], staging: 
 
 
 def is_unfinished(path: Path) -> bool:
-    """Return whether a file is what `write_atomically` was writing when its process was killed, or is writing now."""
+    """Return whether a file is an unfinished one of `write_atomically`, of a killed or running process."""
     return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) is not None
 
 
@@ -55,15 +55,15 @@ def write_text(path: Path, text: str, staging: Path | None = None) -> None:
 
 
 def write_json(path: Path, content: Any, staging: Path | None = None) -> None:
-    """Write readable JSON atomically; NaN is refused."""
+    """Write readable JSON atomically; NaN is rejected."""
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", staging)
 
 
 def fresh_folder(parent: Path, start: str) -> Path:
-    """Make and return a folder of a new name that begins with `start`; who may read it is for the umask to say.
+    """Create and return a folder with a new name that begins with `start`, with permissions by the umask.
 
     Raises:
-        OSError: if it cannot be made.
+        OSError: if it cannot be created.
     """
     folder = parent / f"{start}{os.urandom(4).hex()}"
     folder.mkdir()
@@ -71,7 +71,7 @@ def fresh_folder(parent: Path, start: str) -> Path:
 
 
 def try_folder(folder: Path) -> None:
-    """Make a folder that long work will end in, and try to write there; StoreError now if that is not possible."""
+    """Create a folder for the result of long work, and try to write there; raise StoreError now if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -82,14 +82,14 @@ def try_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[Path]:
-    """Hold a path while what lies there is made: a second process waits and then finds it.
+    """Lock a path while it is created: a second process waits, and then finds it.
 
-    Where this user may write nothing, there is nothing to hold: what lies there whole can be used.
+    There is no lock if the user has no write permission; complete files can still be used.
 
     Raises:
-        StoreError: if nothing can be written there, and there is not even a folder.
+        StoreError: if the folder is missing and cannot be created.
     """
-    from filelock import FileLock  # here: what only reads does without, and it takes 20 ms
+    from filelock import FileLock  # imported here, since reading does not need it, and it takes 20 ms
 
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
@@ -105,10 +105,10 @@ def locked(path: Path) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: BaseException) -> StoreError:
-    """Return the sentence for a failed write: what, where, and what fixes it."""
+    """Return the error for a failed write: what, where, and how to fix it."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
-        cause = cause.__context__  # torch hides the system's error behind one of its own
+        cause = cause.__context__  # torch hides the system's error behind its own
     reason = str(error).splitlines()[0] if cause is None else cause.strerror
     if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
         return StoreError(f"could not write {path}: {reason}; allow this program more of them (ulimit -n 1024)")

@@ -1,4 +1,4 @@
-"""Files that carry the checksum of their content, and what becomes of one that no longer matches it."""
+"""Files with checksums of their content, and what happens to damaged ones."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _TRAILER = 32  # bytes of a sha256
 
 
 class Damaged(StoreError):
-    """A stored file that is not what was written."""
+    """A stored file was changed."""
 
 
 def write_checked(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file atomically, with the sha256 of its content in its last 32 bytes; StoreError if it cannot be.
+    """Write a file atomically, with the sha256 of its content in its last 32 bytes; StoreError if that fails.
 
     Args:
-        write: writes the content to an open binary file. It is put together in memory.
+        write: writes the content to an open binary file. It is buffered in memory.
     """
     content = io.BytesIO()
     write(content)
@@ -36,10 +36,10 @@ def write_checked(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def read_checked(path: Path) -> memoryview:
-    """Return the content of such a file, memory-mapped, after it was compared with its sha256.
+    """Return the content of such a file, memory-mapped, after verifying its sha256.
 
     Raises:
-        FileNotFoundError: if it is not there. Damaged: if it is not what was written.
+        FileNotFoundError: if it is missing. Damaged: if it was changed.
     """
     try:
         with path.open("rb") as file:
@@ -55,12 +55,12 @@ def read_checked(path: Path) -> memoryview:
 
 
 def write_checked_json(path: Path, content: dict[str, Any]) -> None:
-    """Write readable JSON with the sha256 of its content in it."""
+    """Write readable JSON that includes the sha256 of its content."""
     write_json(path, {**content, "sha256": _json_sha256(content)})
 
 
 def read_checked_json(path: Path) -> dict[str, Any] | None:
-    """Return the content of such a file; None where there is none, or it is not what was written."""
+    """Return the content of such a file; None if it is missing or was changed."""
     try:
         content = json.loads(path.read_bytes())
         digest = content.pop("sha256")
@@ -74,16 +74,16 @@ def _json_sha256(content: dict[str, Any]) -> str:
 
 
 def write_sums(folder: Path) -> None:
-    """Note the sha256 of every file in a folder, in a file beside them."""
+    """Store the sha256 of every file of a folder in a file there."""
     sums = {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != SUMS}
     write_checked_json(folder / SUMS, {"files": sums})
 
 
 def check_sums(folder: Path) -> None:
-    """Compare the files of a folder with what `write_sums` noted.
+    """Verify the files of a folder with the result of `write_sums`.
 
     Raises:
-        Damaged: if there is no note, or a file is missing or is not what was written, with its path.
+        Damaged: if there are no checksums, or a file is missing or was changed, with its path.
     """
     noted = read_checked_json(folder / SUMS)
     if noted is None:
@@ -99,13 +99,13 @@ def check_sums(folder: Path) -> None:
 
 
 def hash_file(path: Path) -> str:
-    """Return hex sha256 of a file. Raises OSError."""
+    """Return the hex sha256 of a file. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file or folder, so that nothing takes it for a whole one; return where it lies now."""
+    """Rename a damaged file or folder, so that it is not used; return its new path."""
     aside = path.with_name(path.name + DAMAGED)
     if path.is_dir():
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Texts that somebody else chose, made harmless for what shows them: terminals, and spreadsheets that open a CSV."""
+"""Escape untrusted text for terminals, and for spreadsheets that open a CSV."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import unicodedata
 from typing import TypeVar
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-_JOINERS = "\u200c\u200d"  # which some scripts need inside a word
+_JOINERS = "\u200c\u200d"  # required inside words of some scripts
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 _Value = TypeVar("_Value")
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Return text with control, bidirectional and other invisible characters written out.
+    r"""Return text with control, bidirectional and other invisible characters escaped.
 
     Args:
-        text: from anywhere.
-        keep: characters that may stay, such as line breaks.
+        text: untrusted.
+        keep: characters to keep, such as line breaks.
 
     Examples:
         >>> printable("\x1b[2Jdog")
@@ -38,7 +38,7 @@ def _written(character: str) -> str:
 
 
 def csv_cell(value: _Value) -> _Value | str:
-    """Return a value for a CSV file: text that a spreadsheet would run as a formula begins with a quote.
+    """Return a value for a CSV file: text that a spreadsheet would run as a formula gets a leading quote.
 
     Examples:
         >>> csv_cell("=1+1"), csv_cell(-1.5), csv_cell("dog")
@@ -48,7 +48,7 @@ def csv_cell(value: _Value) -> _Value | str:
 
 
 def csv_text(cell: str) -> str:
-    """Return the text that `csv_cell` was given.
+    """Return the original text of a cell written with `csv_cell`.
 
     Examples:
         >>> csv_text("'=1+1"), csv_text("'twas"), csv_text("-1")

@@ -1,4 +1,4 @@
-"""From names in files to paths: what a file says never leads out of the folder it speaks of, nor through a link."""
+"""Convert untrusted names to paths that never leave their folder, nor lead through links."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from plbench.errors import DataError, PlbenchError
 
 UNSAFE = r"^$|^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)|[\x00-\x1f\x7f]"
-"""Matches names that are no paths below a folder: empty, absolute, of a drive, with `..`, a backslash or a control
-character. For Python's `re` and for Arrow alike."""
+"""Matches names that are not paths below a folder: empty, absolute, with a drive, `..`, a backslash or a control
+character. Valid for Python's `re` and for Arrow."""
 
 _UNSAFE = re.compile(UNSAFE)
 
 
 def is_unsafe(name: str) -> bool:
-    """Return whether a name from a file is no path below a folder.
+    """Return whether an untrusted name is not a path below a folder.
 
     Examples:
         >>> is_unsafe("dogs/0001.jpg"), is_unsafe("../dogs/0001.jpg"), is_unsafe("C:dogs"), is_unsafe("/etc/passwd")
@@ -27,10 +27,10 @@ def is_unsafe(name: str) -> bool:
 
 
 def below(folder: Path, name: str, source: object) -> Path:
-    """Turn a name that a file gives into a path below a folder; DataError if it could lead out of it.
+    """Convert an untrusted name to a path below a folder; DataError if it could lead outside.
 
     Args:
-        source: what is named, for the message, such as "image" or a file and a line of it.
+        source: description for the message, such as "image", or a file and line.
     """
     if is_unsafe(name):
         raise DataError(
@@ -41,10 +41,10 @@ def below(folder: Path, name: str, source: object) -> Path:
 
 
 def in_home(path: str | Path) -> Path:
-    """Return a path whose `~` is the home folder that it stands for: shells replace it at the start of a word alone.
+    """Expand `~` in a path, which shells only do at the start of a word.
 
     Raises:
-        PlbenchError: if it is not known which folder that is.
+        PlbenchError: if the home folder is unknown.
     """
     try:
         return Path(path).expanduser()
@@ -53,12 +53,12 @@ def in_home(path: str | Path) -> Path:
 
 
 def refuse_links(folder: Path, path: Path) -> None:
-    """Refuse a path below a folder that is a link or leads through one; what does not exist yet is none.
+    """Reject a path below a folder that is a link or leads through one; it need not exist.
 
-    The folder itself may be a link, as may its parents: a person named it.
+    The folder and its parents may be links, since the user named them.
 
     Raises:
-        PlbenchError: naming the link.
+        PlbenchError: with the link.
     """
     place = folder
     for part in path.relative_to(folder).parts:
@@ -71,14 +71,14 @@ def refuse_links(folder: Path, path: Path) -> None:
 
 
 def read_plain(folder: Path, path: Path, most_bytes: int) -> bytes:
-    """Read a plain file below a folder that a person named: no link, no device, not too large.
+    """Read a regular file below a folder that the user named: not a link or device, and not too large.
 
     Raises:
-        PlbenchError: if it is a link or leads through one, is no plain file, or is larger. OSError: if it cannot be
-            read.
+        PlbenchError: if it is a link or leads through one, is not a regular file, or is larger. OSError: if it cannot
+            be read.
     """
     refuse_links(folder, path)
-    # a pipe would wait for ever; between the look and the opening a link may have come
+    # a pipe would block forever; a link may appear between check and opening
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)

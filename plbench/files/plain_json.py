@@ -1,4 +1,4 @@
-"""JSON from files that somebody else may have written: of one meaning, and no deeper than anything of ours."""
+"""Parse untrusted JSON, unambiguously and with limited depth."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 MAX_BYTES = 64 << 20
-"""Bytes of a JSON file of ours beyond which it is not read."""
+"""Maximum size of a JSON file."""
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Parse JSON, and refuse what JSON does not know or readers disagree about.
+    """Parse JSON, and reject extensions and ambiguities.
 
     Raises:
-        ValueError: if it is no JSON, holds NaN or an infinity, names one key twice, or is nested too deeply.
+        ValueError: if it is invalid, contains NaN or an infinity, repeats a key, or is nested too deeply.
     """
     try:
         return json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_distinct)

@@ -1,1 +1,1 @@
-"""Many runs from one file, here or on a Ray cluster."""
+"""Many runs from one file: on this machine, a Ray cluster, or a Slurm cluster."""

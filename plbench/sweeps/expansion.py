@@ -1,4 +1,4 @@
-"""From a grid to the plans of its runs: each dataset is opened once, what does not fit is left out with the reason."""
+"""Expand a grid to the plans of its runs: each dataset is opened once, and runs that do not fit are left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WEIGHTS = ("packaged", "pretrained", "random")
 
 @dataclass(frozen=True)
 class GridRun:
-    """A run of a grid, and what the grid says of it."""
+    """A run of a grid, and its cell."""
 
     cell: Cell
     plan: ResolvedRun
@@ -34,9 +34,9 @@ class Expansion:
 
     Attributes:
         runs: each key once.
-        left_out: what does not fit, each reason once.
-        num_excluded: cells that an exclusion matches.
-        workspace: the one given, with the weights' file that the grid names.
+        left_out: cells that do not fit, each reason once.
+        num_excluded: number of cells that match an exclusion.
+        workspace: the given one, with the weights file named in the grid.
     """
 
     runs: tuple[GridRun, ...]
@@ -51,7 +51,7 @@ class Expansion:
 
     @property
     def columns(self) -> list[str]:
-        """What a table of the runs shows: the method, and all that differs between them."""
+        """Columns of a table of the runs: the method, and everything that differs between them."""
         params = [name for run in self.runs for name in run.cell.params]  # the first run may have none
         names = dict.fromkeys(["method", *params, *(name for run in self.runs for name in run.cell.values)])
         differs = {name: len({repr(run.cell.values.get(name)) for run in self.runs}) > 1 for name in names}
@@ -61,8 +61,8 @@ class Expansion:
 def expand(grid: Grid, workspace: Workspace) -> Expansion:
     """Return the plans of all runs of a grid; nothing is trained.
 
-    A run that does not fit (its method needs what the setting does not have, its dataset has no such recipe) is left
-    out. A value that the grid names and that fits no run at all is a mistake.
+    Runs that do not fit are left out (if the method needs something that the setting lacks, or the dataset has no such
+    recipe). A value in the grid that fits no run at all is an error.
 
     Raises:
         PlbenchError: for such a value, or one that does not exist.
@@ -109,7 +109,7 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
     if not runs and all(entry.why == first for entry in why_not):
         raise PlbenchError(first)
     for named, why in reasons.items():
-        if named not in fits:  # a typing error most likely
+        if named not in fits:  # most likely a typo
             raise PlbenchError(f"no run with {' = '.join(named)} is possible: {why}; remove it, or fix it")
     if not runs:
         raise PlbenchError(f"no run of the grid is possible: {first}")
@@ -119,7 +119,7 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
 
 
 def _methods(grid: Grid, registry: Registry) -> tuple[list[tuple[Candidate, dict[str, Any]]], list[Skipped]]:
-    """Return each candidate with each combination of the parameters that the grid gives it."""
+    """Return each candidate with each combination of its parameters in the grid."""
     found: dict[str, tuple[Candidate, dict[str, Any]]] = {}
     left_out: list[Skipped] = []
     for entry in grid.methods:
@@ -139,7 +139,7 @@ def _methods(grid: Grid, registry: Registry) -> tuple[list[tuple[Candidate, dict
 
 
 def _named(cell: Cell) -> list[tuple[str, str]]:
-    """Return what a person named of a cell: not a method that a group brought along."""
+    """Return the values that the grid names for a cell; not methods from a group."""
     given = {name: value for name, value in cell.values.items() if name != "seed"}
     if not cell.candidate.named:
         del given["method"]
@@ -149,7 +149,7 @@ def _named(cell: Cell) -> list[tuple[str, str]]:
 def _plan(
     cells: Sequence[Cell], workspace: Workspace, opened: list[ProtocolData]
 ) -> Iterator[tuple[Cell, str, ResolvedRun | PlbenchError]]:
-    """Yield each cell of one dataset and setting, what to call it, and its run or why there is none."""
+    """Yield each cell of one dataset and setting, its description, and its run or why it has none."""
     first = cells[0]
     try:
         setting = resolve_setting(_request(first.dataset, first.setting), workspace, opened)

@@ -1,4 +1,4 @@
-"""A grid of runs as a person writes it down: what varies, what is fixed, what is left out. Nothing is opened here."""
+"""A grid of runs in a file: what varies, what is fixed, and what is left out. No data is opened here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from plbench.spec import ModelSpec, Plan, Precision, Regime, Selection
 
 Scalar = str | int | float | bool
 _OWN_AXIS = {"backbone"}
-_NOT_ASKED_FOR = {"weights_sha256", "mean", "std"}  # they follow from the backbone
+_NOT_ASKED_FOR = {"weights_sha256", "mean", "std"}  # these depend on the backbone
 MODEL_FIELDS = tuple(name for name in ModelSpec.model_fields if name not in _OWN_AXIS | _NOT_ASKED_FOR)
 PLAN_FIELDS = tuple(Plan.model_fields)
 REQUEST_FIELDS = (
@@ -43,7 +43,7 @@ REQUEST_FIELDS = (
 AXES = ("method", "dataset", "simulation", "backbone", *REQUEST_FIELDS, *MODEL_FIELDS, *PLAN_FIELDS, "seed")
 
 
-_KINDS = ("str", "int", "float", "bool")  # what pydantic adds to the place of a value that may be any of them
+_KINDS = ("str", "int", "float", "bool")  # pydantic appends these to the location of union values
 
 
 def _listed(value: Any) -> Any:
@@ -58,7 +58,7 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 _Value = TypeVar("_Value")
 Listed = Annotated[list[_Value], BeforeValidator(_listed), AfterValidator(_distinct)]
-"""Values, each once; a value alone stands for a list of it."""
+"""Distinct values; a single value is a list of one."""
 
 Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -71,14 +71,14 @@ class _Strict(BaseModel):
 
 
 class MethodEntry(_Strict):
-    """Who takes part: a method, `method:variant`, `method:*`, a tag or `all`; a method alone may have parameters."""
+    """Methods: a name, `method:variant`, `method:*`, a tag or `all`; only a single method can have parameters."""
 
     name: Text
     params: Table = {}
 
 
 class DatasetEntry(_Strict):
-    """A dataset, and where its files are or what it must be told: the options that it declares."""
+    """A dataset, with the location of its files, or the options that it declares."""
 
     name: Text
     root: str | None = None
@@ -90,14 +90,14 @@ def _entries(value: Any) -> Any:
 
 
 class Grid(_Strict):
-    """What a sweep file says. Everything may be a value or a list, whose members are combined with all others.
+    """Content of a sweep file. Fields may be single values or lists, of which all combinations are used.
 
     Attributes:
-        simulations: in the words of protocols, such as fpc=4; none for each dataset's own protocol.
-        backbones: none for the recipe's.
-        seeds: how many, from 0 on, or which.
+        simulations: as in protocols, such as fpc=4; empty for each dataset's own protocol.
+        backbones: empty for the recipe's.
+        seeds: their number, starting at 0, or a list.
         model, plan: fields of `ModelSpec` and `Plan` that differ from the recipe's.
-        exclude: combinations to leave out; one matches a run if all that it names does.
+        exclude: combinations to leave out; one matches a run if everything it names does.
     """
 
     methods: Annotated[list[MethodEntry], BeforeValidator(_entries), Field(min_length=1)]
@@ -164,19 +164,19 @@ class Grid(_Strict):
         return self
 
     def axes(self) -> dict[str, list[Any]]:
-        """Return the values of each axis that is set by name, but for method, dataset and seed."""
+        """Return the values of each named axis, except method, dataset and seed."""
         own: dict[str, list[Any]] = {"simulation": self.simulations, "backbone": self.backbones}
         own |= {name: getattr(self, name) for name in REQUEST_FIELDS}
         return {name: values for name, values in {**own, **self.model, **self.plan}.items() if values}
 
     def settings(self) -> Iterator[dict[str, Any]]:
-        """Yield all combinations of `axes`, the last one moving fastest."""
+        """Yield all combinations of `axes`; the last one changes fastest."""
         axes = self.axes()
         for values in itertools.product(*axes.values()):
             yield dict(zip(axes, values, strict=True))
 
     def leaves_out(self, cell: Cell) -> bool:
-        """Return whether an exclusion matches: all that it names is so; of a list, any member will do."""
+        """Return whether an exclusion matches: everything it names must match, and any member of a list suffices."""
         own: dict[str, list[Any]] = {name: [value] for name, value in cell.setting.items()}
         own |= {"method": [cell.candidate.method, cell.candidate.words], "dataset": [cell.dataset], "seed": [cell.seed]}
 
@@ -190,10 +190,10 @@ class Grid(_Strict):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid, by what the grid says of it.
+    """One run of a grid.
 
     Attributes:
-        params: that the grid gives the method, beside its variant's.
+        params: parameters of the method in the grid, in addition to those of its variant.
         setting: values of `Grid.axes` by name.
     """
 
@@ -205,16 +205,16 @@ class Cell:
 
     @property
     def values(self) -> dict[str, Any]:
-        """All of it by name, in the order in which a table shows it."""
+        """All values by name, in the order of a table's columns."""
         row = {"method": self.candidate.words, **self.params, "dataset": self.dataset, **self.setting}
         return {**row, "seed": self.seed}
 
 
 def read_grid(path: Path) -> Grid:
-    """Return a grid from its file.
+    """Read a grid from its file.
 
     Raises:
-        PlbenchError: in one sentence that names the field, if the file cannot be read or does not say a grid.
+        PlbenchError: if the file cannot be read or is not a valid grid, with the field.
     """
     try:
         with path.open("rb") as file:
@@ -223,12 +223,12 @@ def read_grid(path: Path) -> Grid:
         raise PlbenchError(f"{path} cannot be read: {error.strerror}; give a file such as grid.toml") from error
     except ValidationError as error:
         raise PlbenchError(f"{path}: {_sentence(error)}") from error
-    except (ValueError, RecursionError) as error:  # of which Python's limits on digits are plain ones
+    except (ValueError, RecursionError) as error:  # including Python's limit on digits, a plain ValueError
         raise PlbenchError(f"{path} is not valid TOML: {error}") from error
 
 
 def _sentence(error: ValidationError) -> str:
-    """Return the first thing that is wrong with a grid, in words; a mistyped name before what is missing for it."""
+    """Return the first error of a grid in words; mistyped names before missing ones."""
     found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     *outer, name = first_place = found[0]["loc"] or ("",)
     place, kind = _place(first_place), found[0]["type"]
@@ -252,7 +252,7 @@ def _unknown(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 def _place(location: Sequence[str | int]) -> str:
-    """Return where in the file, as in "methods[2].params.top_k", counted from 1."""
+    """Return a location in the file, as in "methods[2].params.top_k", counted from 1."""
     text = ""
     for part in (part for part in location if part not in _KINDS):
         text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else str(part)

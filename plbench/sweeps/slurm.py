@@ -1,8 +1,8 @@
-"""Runs as jobs of a Slurm cluster, through submitit. What was made lies in the store, as ever.
+"""Runs as jobs of a Slurm cluster, through submitit. Results are in the store as usual.
 
-A job makes one run, or runs that train together. Jobs that need others are queued behind them, by Slurm's own
-dependencies, so that all of them are in the queue at once and go on without the command that submitted them. A job that
-reaches its time limit or is preempted is queued again and goes on from its last checkpoint.
+A job does one run, or runs that train together. Jobs are queued with Slurm's dependencies on their prerequisites, so
+that all are queued at once and continue without the command that submitted them. Jobs that reach their time limit or
+are preempted are requeued, and continue from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from plbench.runs.store import Store
 from plbench.runs.workspace import Workspace
 from plbench.sweeps.task import LOOK_EVERY_SECONDS, Outcome, in_bundles, make, place_of_tasks, result_of, travelling
 
-SAVING_SECONDS = 30.0  # that jobs have, after Ctrl-C, to save where they are
-MINUTES = 24 * 60  # of a job, where nobody says another limit
+SAVING_SECONDS = 30.0  # for jobs to save their state after Ctrl-C
+MINUTES = 24 * 60  # default time limit of a job
 _QUEUED = "jobs.json"
 
 Bundle = Sequence[ResolvedRun]
@@ -36,16 +36,16 @@ Bundle = Sequence[ResolvedRun]
 
 @dataclass(frozen=True)
 class Jobs:
-    """What each job takes of a Slurm cluster.
+    """Resources of each job on a Slurm cluster.
 
     Attributes:
-        partition, account: as sbatch takes them; None for the cluster's own.
-        minutes: time limit of a job. memory: such as "32G"; None for the cluster's own.
-        cpus, gpus: of one job.
-        parallel: jobs that may run at a time; None for as many as the cluster lets.
-        retries: times that a job which reached its limit is queued again; one that was preempted always is.
+        partition, account: as in sbatch; None for the cluster's default.
+        minutes: time limit of a job. memory: such as "32G"; None for the cluster's default.
+        cpus, gpus: per job.
+        parallel: maximum number of jobs at a time; None for the cluster's limit.
+        retries: maximum number of times that a job is requeued after its time limit; preempted jobs always are.
         options: other options of sbatch by name, such as {"qos": "high"}.
-        logs: folder of the jobs' files; None for `slurm` beside the runs.
+        logs: folder of the jobs' files; None for `slurm` next to the runs.
         is_left: whether jobs stay in the queue when the command that follows them is stopped.
         cluster: "slurm"; "local" runs the jobs as processes of this machine.
     """
@@ -65,28 +65,28 @@ class Jobs:
 
     @property
     def words(self) -> str:
-        """What a job takes, for a person."""
+        """Resources of a job in words."""
         gpus = counted(self.gpus, "GPU") if self.gpus else "no GPU"
         return f"{counted(self.cpus, 'CPU core')} and {gpus} a job, {self.minutes / 60:g} h at most"
 
 
 class MakeRuns:
-    """What a job does; submitit calls it, and asks it what to queue again when the job has to end early."""
+    """The function of a job, called by submitit, which also asks it what to requeue when the job must end early."""
 
     def __call__(self, place: Place, threads: int, data: Data, specs: Sequence[str], needs: Sequence[str]) -> Outcome:
-        """Do as `make`; whether what these runs need failed is read from the store, in which other jobs made it.
+        """Run like `make`; failures of prerequisites are read from the store, since other jobs ran them.
 
         Args:
-            needs: keys of runs that other jobs of the sweep make for these.
+            needs: keys of prerequisites in other jobs of the sweep.
         """
         store = Store(place.runs, place.cache)
         standings = {key: standing_of(store.run_folder(key)) for key in needs}
-        # what is missing, since a job was killed, is made here
+        # missing prerequisites, of killed jobs, are run here
         failed = {key: standing.why for key, standing in standings.items() if standing.state == "failed"}
         return make(place, threads, data, specs, failed)
 
     def checkpoint(self, *given: Any) -> Any:
-        """Return the same once more: it goes on from the last checkpoint in the store."""
+        """Return the same job for requeueing; it continues from the last checkpoint in the store."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, *given)
@@ -99,17 +99,17 @@ def run_all(
     plugins: Sequence[Path] = (),
     expected_seconds: float = 0.0,
 ) -> list[Result]:
-    """Do as `plbench.runs.schedule.run_all`, on a Slurm cluster; jobs of an earlier call that are queued are followed.
+    """Run like `plbench.runs.schedule.run_all`, on a Slurm cluster; queued jobs of an earlier call are followed.
 
     Args:
-        plans: what to run; the same run may come twice.
-        workspace: where and how; the device is the cluster's business.
-        jobs: what each takes.
+        plans: runs, possibly repeated.
+        workspace: where and how; the device is chosen by the cluster.
+        jobs: resources of each.
         plugins: files with methods or datasets, which every node loads.
-        expected_seconds: of all that is missing, one after another.
+        expected_seconds: of everything missing, run sequentially.
 
     Raises:
-        PlbenchError: if Slurm or submitit is not here, Slurm refuses the jobs, or runs that were made are not seen.
+        PlbenchError: if Slurm or submitit is not installed, Slurm rejects the jobs, or finished runs are not visible.
     """
     missing = [plan for plan in in_order(plans).values() if plan.finished(workspace.store) is None]
     outcomes: Outcome = {}
@@ -153,7 +153,7 @@ def _submitit() -> Any:
 
 
 def _executor(submitit: Any, jobs: Jobs, folder: Path) -> Any:
-    """Return what submits jobs that take so much."""
+    """Return submitit's executor for jobs with these resources."""
     try:
         executor = submitit.AutoExecutor(folder, cluster=jobs.cluster, slurm_max_num_timeout=jobs.retries)
     except RuntimeError as error:
@@ -187,10 +187,10 @@ def _submitted(
     folder: Path,
     plugins: Sequence[Path],
 ) -> Iterator[None]:
-    """Put jobs into `pending`, and yield whenever these must end before there is more to do.
+    """Add submitted jobs to `pending`, and yield whenever these must end before others can be submitted.
 
-    Slurm takes all at once: jobs wait for those that they need. On this machine alone, that and how many run at a time
-    is seen to here.
+    Slurm takes all at once, with dependencies. On this machine alone, dependencies and the number of concurrent jobs
+    are handled here.
     """
     place, threads = place_of_tasks(workspace, plugins, cpus=jobs.cpus, gpus=jobs.gpus)
     executor = _executor(submitit, jobs, folder) if bundles else None
@@ -223,7 +223,7 @@ def _submitted(
 
 
 def _waves(bundles: Sequence[Bundle]) -> list[list[Bundle]]:
-    """Return bundles that can be made side by side, each wave after those that hold what it needs."""
+    """Group bundles into waves that can run concurrently, each after the waves with its prerequisites."""
     depth: dict[str, int] = {}
     waves: list[list[Bundle]] = []
     for bundle in bundles:
@@ -236,7 +236,7 @@ def _waves(bundles: Sequence[Bundle]) -> list[list[Bundle]]:
 
 
 def _queued(submitit: Any, missing: Sequence[ResolvedRun], folder: Path) -> dict[Any, Bundle]:
-    """Return jobs of an earlier command that have not ended, with those of the missing runs that each makes."""
+    """Return unfinished jobs of an earlier command, with the missing runs of each."""
     try:
         noted = json.loads((folder / _QUEUED).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -252,7 +252,7 @@ def _queued(submitit: Any, missing: Sequence[ResolvedRun], folder: Path) -> dict
 
 
 def _follow(pending: dict[Any, Bundle], workspace: Workspace, count: Count, tally: Tally) -> Outcome:
-    """Wait for all jobs; say how far they are, and at once what fails."""
+    """Wait for all jobs; report progress, and failures immediately."""
     outcomes: Outcome = {}
     tally(count.made, count.total, count.words(0))
     while pending:
@@ -273,14 +273,14 @@ def _follow(pending: dict[Any, Bundle], workspace: Workspace, count: Count, tall
 
 
 def _outcome_of(job: Any, bundle: Bundle, store: Store) -> Outcome:
-    """Return what a job says, or what became of it."""
+    """Return the outcome of a job, or why it has none."""
     error = job.exception()
     if error is None:
         outcome: Outcome = job.result()
         return outcome
     trace = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("-", "You can check"))]
     logs = f"its log is {job.paths.stderr}"
-    if job.paths.result_pickle.exists():  # a plugin that raises what nobody expects, or a mistake of ours
+    if job.paths.result_pickle.exists():  # an unexpected error of a plugin, or a bug
         last = [line.strip() for line in trace if not line.startswith((" ", "or at paths"))]
         why = f"{last[-1] if last else error}; {logs}"
     else:
@@ -289,7 +289,7 @@ def _outcome_of(job: Any, bundle: Bundle, store: Store) -> Outcome:
 
 
 def _cancel(pending: Sequence[Any], plans: Sequence[ResolvedRun], workspace: Workspace, count: Count) -> None:
-    """Take jobs out of the queue; those under way may save where they are first."""
+    """Cancel jobs; running ones may save their state first."""
     workspace.reporter.line(
         f"Stopping: {count.made} of {count.total} runs are finished; the others have {SAVING_SECONDS:.0f} seconds to "
         "save their state"
@@ -302,10 +302,10 @@ def _cancel(pending: Sequence[Any], plans: Sequence[ResolvedRun], workspace: Wor
 
 
 def minutes_of(text: str) -> int:
-    """Return minutes of a time limit as sbatch takes it, rounded up.
+    """Return the minutes of a time limit in sbatch's format, rounded up.
 
     Raises:
-        PlbenchError: if it is none.
+        PlbenchError: if it is invalid.
 
     Examples:
         >>> minutes_of("90"), minutes_of("4:00:00"), minutes_of("1-12"), minutes_of("2-00:30:00")

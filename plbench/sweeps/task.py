@@ -1,7 +1,7 @@
-"""A task of a sweep: runs that one process elsewhere makes, in the same store, and what its driver does with them.
+"""A task of a sweep: runs by a process on a node, in the shared store, and how the driver uses it.
 
-Everything that travels is plain: the driver's plans as specs, which are planned anew on the node's own data and code.
-A node with other data or another version thereby says so instead of making another run.
+Only plain data is sent: the driver's plans as specs, which are resolved again with the node's own data and code. A node
+with other data or another version thus reports that instead of doing a different run.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
 
 LOOK_EVERY_SECONDS = 1.0
-SHARED_SECONDS = 60.0  # until a file that another node wrote is seen in a shared folder
+SHARED_SECONDS = 60.0  # until a file written by another node is visible in a shared folder
 
 _OPENED: list[ProtocolData] = []
-"""By this process for earlier tasks of its sweep, latest last."""
+"""Data that this process opened for earlier tasks of its sweep, latest last."""
 
 _MAX_OPENED = 4
 
 Outcome = dict[str, str | None]
-"""By key: None where the run is done, else why it failed."""
+"""By key: None if the run is done, otherwise why it failed."""
 
 
 def make(place: Place, threads: int, data: Data, specs: Sequence[str], *first: Outcome) -> Outcome:
-    """Make runs, but for those that need one that failed. Only the driver reports.
+    """Do runs, except those with a failed prerequisite. Only the driver reports progress.
 
     Args:
         place: where and how.
         threads: of torch.
         data: of the runs.
         specs: of the runs, as JSON.
-        first: what came of the tasks that make what these need.
+        first: outcomes of the tasks with prerequisites.
 
     Raises:
         PlbenchError: if the node has no such device, or plugins cannot be loaded.
@@ -72,32 +72,32 @@ def make(place: Place, threads: int, data: Data, specs: Sequence[str], *first: O
     try:
         for plan, result in zip(plans, schedule.run_all(plans, workspace), strict=True):
             made[plan.spec.key] = str(result) if isinstance(result, TrainingError) else None
-    except PlbenchError as error:  # the data or the disk: all that is not made fails with it
+    except PlbenchError as error:  # of data or disk: all unfinished runs fail with it
         made |= {p.spec.key: str(error) for p in plans if p.finished(workspace.store) is None}
     return made
 
 
 def travelling(bundle: Sequence[ResolvedRun]) -> tuple[Data, list[str]]:
-    """Return the runs of a task as `make` takes them."""
+    """Return the runs of a task as arguments of `make`."""
     return data_of(bundle[0]), [plan.spec.model_dump_json() for plan in bundle]
 
 
 def place_of_tasks(workspace: Workspace, plugins: Sequence[Path], *, cpus: float, gpus: float) -> tuple[Place, int]:
-    """Return where and how a task computes on so many CPU cores and GPUs, and its number of torch's threads."""
+    """Return where and how a task computes with these CPU cores and GPUs, and its number of torch threads."""
     threads = max(1, int(cpus))
     workers = min(workspace.workers, max(1, threads // workspace.nproc))
     return place_of(workspace, plugins, device="cuda" if gpus > 0 else "cpu", workers=workers), threads
 
 
 def in_bundles(plans: Sequence[ResolvedRun], slots: int, nproc: int = 1) -> list[list[ResolvedRun]]:
-    """Return the runs of each task, those first that others need.
+    """Group runs into tasks, prerequisites first.
 
-    Runs that can train together do, but leave no slot empty for it.
+    Runs that can train together do, unless that would leave slots empty.
 
     Args:
-        plans: missing runs, each after those it needs.
+        plans: missing runs, each after its prerequisites.
         slots: tasks that can run at a time.
-        nproc: processes that each run is handed to; with more than one, every run is a task.
+        nproc: processes per run; with more than one, every run is a task.
     """
     bundles = []
     for members in groups_in_order(plans, nproc):
@@ -107,15 +107,15 @@ def in_bundles(plans: Sequence[ResolvedRun], slots: int, nproc: int = 1) -> list
 
 
 def result_of(plan: ResolvedRun, why: str | None, workspace: Workspace) -> Result:
-    """Return the record of a run that was made, or the error of one that failed.
+    """Return the record of a finished run, or the error of a failed one.
 
     Args:
         plan: the run.
-        why: it failed; None where it was made.
+        why: it failed; None if it is done.
         workspace: of the driver.
 
     Raises:
-        PlbenchError: if it was made, and its record does not come to be seen here.
+        PlbenchError: if it is done, but its record does not become visible here.
     """
     if why is not None:
         return TrainingError(why)
@@ -128,5 +128,5 @@ def result_of(plan: ResolvedRun, why: str | None, workspace: Workspace) -> Resul
             )
         time.sleep(LOOK_EVERY_SECONDS)
         with contextlib.suppress(OSError):
-            os.listdir(folder.parent)  # a network file system looks again
+            os.listdir(folder.parent)  # makes a network file system look again
     return record

@@ -1,1 +1,1 @@
-"""Runs spread over a Ray cluster."""
+"""Sweeps on a Ray cluster."""

@@ -1,7 +1,7 @@
-"""Runs spread over the processes, GPUs and nodes of a Ray cluster. What was made lies in the store, as ever.
+"""Distribute runs over the processes, GPUs and nodes of a Ray cluster. Results are in the store as usual.
 
-A task makes one run, or runs that train together; tasks that need others wait for them. A task whose worker or node
-dies is tried again by Ray; the store's locks and records see to it that nothing is made twice.
+A task does one run, or runs that train together; tasks wait for their prerequisites. Ray repeats tasks whose worker or
+node dies; the store's locks and records ensure that nothing is done twice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from plbench.runs.workspace import Workspace
 from plbench.sweeps.ray.cluster import Cluster, Overheard, check_room, first_line, joined, slots_of
 from plbench.sweeps.task import LOOK_EVERY_SECONDS, Outcome, in_bundles, make, place_of_tasks, result_of, travelling
 
-SAVING_SECONDS = 30.0  # that tasks have, after Ctrl-C, to save where they are
+SAVING_SECONDS = 30.0  # for tasks to save their state after Ctrl-C
 
 
 def run_all(
@@ -30,18 +30,18 @@ def run_all(
     plugins: Sequence[Path] = (),
     expected_seconds: float = 0.0,
 ) -> list[Result]:
-    """Do as `plbench.runs.schedule.run_all`, on a Ray cluster.
+    """Run like `plbench.runs.schedule.run_all`, on a Ray cluster.
 
     Args:
-        plans: what to run; the same run may come twice.
-        workspace: where and how; the device is the cluster's business.
-        cluster: which, and what a run takes of it.
+        plans: runs, possibly repeated.
+        workspace: where and how; the device is chosen by the cluster.
+        cluster: the cluster, and the resources of a run.
         plugins: files with methods or datasets, which every node loads.
-        expected_seconds: of all that is missing, one after another.
+        expected_seconds: of everything missing, run sequentially.
 
     Raises:
-        PlbenchError: if Ray or the cluster cannot be used, no node has room for a run, or runs that were made are not
-            seen here.
+        PlbenchError: if Ray or the cluster cannot be used, no node has room for a run, or finished runs are not visible
+            here.
     """
     missing = [plan for plan in in_order(plans).values() if plan.finished(workspace.store) is None]
     outcomes: Outcome = {}
@@ -62,7 +62,7 @@ def run_all(
                 num_cpus=taken["CPU"],
                 num_gpus=taken["GPU"],
                 max_retries=cluster.retries,
-                retry_exceptions=False,  # a training that fails does so again
+                retry_exceptions=False,  # a training that fails would fail again
                 name="plbench",
             )
             pending = _submitted(task, bundles, *place_of_tasks(workspace, plugins, cpus=cluster.cpus, gpus=gpus))
@@ -77,7 +77,7 @@ def run_all(
 def _submitted(
     task: Any, bundles: Sequence[Sequence[ResolvedRun]], place: Place, threads: int
 ) -> dict[Any, Sequence[ResolvedRun]]:
-    """Hand all tasks to Ray, and return what each of them makes."""
+    """Submit all tasks to Ray, and return the runs of each."""
     made_by: dict[str, Any] = {}
     pending: dict[Any, Sequence[ResolvedRun]] = {}
     for bundle in bundles:
@@ -90,7 +90,7 @@ def _submitted(
 
 
 def _follow(ray: Any, pending: dict[Any, Sequence[ResolvedRun]], workspace: Workspace, count: Count) -> Outcome:
-    """Wait for all tasks; say how far they are, and at once what fails."""
+    """Wait for all tasks; report progress, and failures immediately."""
     outcomes: Outcome = {}
     with workspace.reporter.tally("Runs") as tally:
         tally(count.made, count.total, count.words(0))
@@ -111,11 +111,11 @@ def _follow(ray: Any, pending: dict[Any, Sequence[ResolvedRun]], workspace: Work
 
 
 def _outcome_of(ray: Any, ref: Any, keys: Sequence[str]) -> Outcome:
-    """Return what a task says, or what became of it."""
+    """Return the outcome of a task, or why it has none."""
     try:
         outcome: Outcome = ray.get(ref)
         return outcome
-    except ray.exceptions.RayTaskError as error:  # a plugin that raises what nobody expects, or a mistake of ours
+    except ray.exceptions.RayTaskError as error:  # an unexpected error of a plugin, or a bug
         cause = error.cause if isinstance(error.cause, BaseException) else error
         kind = "" if isinstance(cause, PlbenchError) else f"{type(cause).__name__}: "
         return dict.fromkeys(keys, kind + first_line(cause))
@@ -124,7 +124,7 @@ def _outcome_of(ray: Any, ref: Any, keys: Sequence[str]) -> Outcome:
 
 
 def _cancel(ray: Any, refs: list[Any], workspace: Workspace, count: Count) -> None:
-    """Stop what is under way; it may save where it is first."""
+    """Stop running tasks, which may save their state first."""
     workspace.reporter.line(
         f"Stopping: {count.made} of {count.total} runs are made; the others have {SAVING_SECONDS:.0f} seconds to save "
         "where they are"
