@@ -1,7 +1,7 @@
-"""The paper's experiments, and a few beyond it: one short file each, over the same few functions.
+"""The paper's experiments and a few more, each in a short file based on shared functions.
 
-An experiment says what runs (`cases`), what is measured, how it is drawn and which claims it tests; what it is made of
-is in `plbench.experiments.shared`. (`plbench.tuning.study` is another thing: a search for a method's values.)
+An experiment defines its runs (`cases`), measurements, figure and claims; the shared parts are in
+`plbench.experiments.shared`. (`plbench.tuning.study` is unrelated: a search for a method's values.)
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ NAMES = (
     "decision-boundary",
     "which-mode",
 )
-"""In the order in which the paper has them; those beyond it last."""
+"""In the paper's order, with additional ones last."""
 
 
 def find(name: str) -> Experiment:
-    """Return the experiment of a name.
+    """Return the experiment with a name.
 
     Raises:
         PlbenchError: if there is none.

@@ -1,4 +1,4 @@
-"""Figure 6: which treatment of unknown labels is better depends on how annotators chose what to annotate."""
+"""Figure 6: the best treatment of unknown labels depends on how annotators chose what to annotate."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SINGLE, COMPLETE = "Single positive", "complete labels"
 
 
 def cases(context: Context) -> list[Case]:
-    """Return both treatments under each mechanism; without negatives there is nothing that Ignore could learn from."""
-    unit = 10 ** max(0, len(str(context.num_train)) - 4)  # N_s of 8,000 images; those of 80,000 are ten times as large
+    """Return both treatments under each mechanism; without negatives, Ignore has nothing to learn from."""
+    unit = 10 ** max(0, len(str(context.num_train)) - 4)  # N_s for 8,000 images; ten times as large for 80,000
     fpc = [unit * n for n in context.pick((3, 30), (30, 300, 1000), (10, 30, 100, 300, 1000, 3000))]
     rpa = context.pick((0.5,), (0.5, 0.9), (0.1, 0.3, 0.5, 0.7, 0.9, 0.95))
     biased = context.pick((0.3,), (0.05, 0.3), (0.02, 0.05, 0.1, 0.3, 0.6))

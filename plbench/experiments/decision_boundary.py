@@ -1,4 +1,4 @@
-"""Figure 2: the boundaries that Ignore, Negative and Selective learn, drawn from real trainings on a toy plane."""
+"""Figure 2: decision boundaries learned by Ignore, Negative and Selective in real trainings on a toy plane."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOTH = "mean overlap of both classes"
 
 
 def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
-    """Train each mode on the points of each seed; measure what it calls present against what is."""
+    """Train each mode on the points of each seed, and compare predicted with true regions."""
     with workspace.reporter.task("Learning on the plane") as report:
         learned = plane.learn_all(MODES, workspace.registry, num_seeds, report)
     truth, found = plane.true_classes(plane.grid()).numpy(), []

@@ -1,4 +1,4 @@
-"""Figure 8: verified negatives focused less than unknown labels, gamma- from gamma_u downwards."""
+"""Figure 8: weaker focusing of verified negatives than of unknown labels, gamma- from gamma_u downwards."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from plbench.experiments.shared.claims import above, every
 from plbench.experiments.shared.execute import metrics_of_records
 from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment, Findings, Verdict
 
-UNKNOWN = (7.0, 4.0)  # CSL's on OpenImages, and on COCO
+UNKNOWN = (7.0, 4.0)  # CSL's values for OpenImages and COCO
 
 
 def series(gamma_unann: float) -> str:
-    """Return the line of one gamma_u."""
+    """Return the name of the line of one gamma_u."""
     return f"gamma_u = {gamma_unann:g}"
 
 
 def cases(context: Context) -> list[Case]:
-    """From gamma- = gamma_u, where verified and unknown negatives count alike, down to 0."""
+    """Return gamma- from gamma_u, where verified and unknown negatives have equal weight, down to 0."""
     steps = context.pick((7.0, 4.0, 2.0), (7.0, 4.0, 3.0, 2.0, 1.0, 0.0), (7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.0))
     return [
         Case(series(unknown), gamma, "pasl-negative", {"gamma_pos": 0.0, "gamma_neg": gamma, "gamma_unann": unknown})
@@ -27,7 +27,7 @@ def cases(context: Context) -> list[Case]:
 
 
 def lower_is_better(unknown: float) -> Claim:
-    """Of one gamma_u: mAP at gamma- = 2 is above that at gamma- = gamma_u."""
+    """Return the claim that, for one gamma_u, mAP at gamma- = 2 is above that at gamma- = gamma_u."""
 
     def test(findings: Findings) -> Verdict:
         return every([above(findings, (series(unknown), 2.0), (series(unknown), unknown), "map_c")])

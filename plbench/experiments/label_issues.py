@@ -1,7 +1,7 @@
-"""Known labels that models contradict which did not train on them, and unknown ones that are worth a look next.
+"""Find known labels that held-out models contradict, and unknown ones that are worth annotating next.
 
-Train is cut into folds by a hash of the image id. For each fold and seed an ordinary run learns from the other folds,
-so that what is done is never repeated. Nothing of test is looked at.
+Train is split into folds by a hash of the image id. For each fold and seed, an ordinary run is trained on the other
+folds, so that finished runs are reused. The test split is not used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from plbench.runs.train_scores import models_of, scores_by_run
 from plbench.runs.workspace import Workspace
 
 METHOD = "ce-ignore"
-"""What learns from known labels alone: unknown ones say nothing."""
+"""Default method, which learns only from known labels: unknown ones carry no information."""
 
 FOLDS: int = 5
 SEEDS: int = 3
@@ -43,16 +43,16 @@ _LINES = 4  # below an image on a sheet
 
 @dataclass(frozen=True, eq=False)
 class LabelIssues:
-    """What held-out models say of the labels of train.
+    """Assessment of the labels of train by held-out models.
 
     Attributes:
-        issues: a row for each known label that is more probably wrong than right, the most probable error first:
-            image, class_name, label ("present" or "absent"), p_present (probability of the class by all models),
-            against (models that contradict the label), models.
-        to_annotate: a row for each unknown label, the most uncertain first, as many as were asked for: image,
+        issues: a row for each known label that is more likely wrong than right, the most likely error first: image,
+            class_name, label ("present" or "absent"), p_present (probability of the class by all models), against
+            (models that contradict the label), models.
+        to_annotate: a row for each of the most uncertain unknown labels, in descending order of uncertainty: image,
             class_name, p_present, spread (standard deviation over the models), bits (entropy of p_present, at most 1).
         num_known, num_unknown: labels of train.
-        not_checked: classes without a known positive or a known negative, of whose labels nothing can be said.
+        not_checked: classes without a known positive or without a known negative, whose labels cannot be assessed.
         runs: keys of the runs, fold by fold.
     """
 
@@ -67,14 +67,14 @@ class LabelIssues:
     _unknown_rows: npt.NDArray[np.int64]
 
     def contact_sheet(self, path: str | Path, num_images: int = ON_SHEET) -> None:
-        """Draw the labels that are contradicted most, and the unknown ones that are most uncertain.
+        """Write a picture of the most contradicted labels and the most uncertain unknown ones.
 
         Args:
             path: of a .png, .jpg or .pdf file to write.
-            num_images: of each of the two, at most.
+            num_images: maximum number of each kind.
 
         Raises:
-            PlbenchError: if the path's name is of no known format. DataError: if an image cannot be read.
+            PlbenchError: if the path's suffix is unknown. DataError: if an image cannot be read.
             StoreError: if the file cannot be written.
         """
         check_sheet_name(Path(path))
@@ -108,14 +108,14 @@ def plan_folds(
     """Return the runs of each fold, with seeds 0, 1, …; nothing is trained yet.
 
     Args:
-        request: dataset, model, plan, method and its parameters; without a method, `METHOD`. Without a simulation the
+        request: dataset, model, plan, method and its parameters; without a method, `METHOD`. Without a simulation,
             labels are the dataset's own; with one, all runs have the same labels.
         workspace: where and how.
         num_folds: at least 2.
         num_seeds: at least 1.
 
     Raises:
-        PlbenchError: if anything asked for does not exist or does not fit, or a fold cannot be scored.
+        PlbenchError: if anything in the request does not exist or fit, or a fold cannot be scored.
     """
     if num_folds < 2:
         raise PlbenchError(
@@ -124,10 +124,10 @@ def plan_folds(
     if num_seeds < 1:
         raise PlbenchError(f"`seeds={num_seeds}`: give at least one model, and 3 to see where they disagree")
     method = request.method or METHOD
-    workspace.registry.method(method)  # a mistyped method is said before data is drawn
+    workspace.registry.method(method)  # report a mistyped method before data is rendered
     own: Mapping[str, Any] = {"simulate": "none"}
     if request.simulate is not None:
-        own = {"simulation_seed": request.simulation_seed or 0}  # else each seed would draw other labels
+        own = {"simulation_seed": request.simulation_seed or 0}  # otherwise each seed would sample other labels
     setting = resolve_setting(replace(request, method=method, scores_test=False, **own), workspace)
     return [
         [
@@ -141,12 +141,12 @@ def plan_folds(
 def find_issues(
     folds: Sequence[Sequence[ResolvedRun]], workspace: Workspace, *, num_to_annotate: int = TO_ANNOTATE
 ) -> LabelIssues:
-    """Make the runs that are missing, and rank the labels of train by what held-out models say of them.
+    """Run what is missing, and rank the labels of train by the scores of held-out models.
 
     Args:
         folds: from `plan_folds`.
         workspace: where and how.
-        num_to_annotate: unknown labels to list, at most.
+        num_to_annotate: maximum number of unknown labels to list.
 
     Raises:
         TrainingError: if a training fails. DataError: if an image cannot be read.
@@ -201,7 +201,7 @@ def find_issues(
 
 
 def describe_folds(folds: Sequence[Sequence[ResolvedRun]]) -> str:
-    """Return one line on what will run."""
+    """Return a one-line description of the runs."""
     first = folds[0][0]
     images = counted(len(first.protocol_data.whole_train.rows), "train image")
     cut = f"{images} in {len(folds)} folds, {counted(len(folds[0]), 'seed')} each"
@@ -228,7 +228,7 @@ def _known_cells(plans: Sequence[ResolvedRun], workspace: Workspace) -> tuple[np
 def _most_uncertain(
     folds: Sequence[Sequence[ResolvedRun]], calibration: Calibration, workspace: Workspace, number: int
 ) -> dict[str, np.ndarray]:
-    """Return the unknown cells of train whose label held-out models know least, most uncertain first, by column."""
+    """Return by column the unknown cells of train that are most uncertain to held-out models, in descending order."""
     kept = {name: np.empty(0, np.int64) for name in ("row", "class_index")}
     kept |= {name: np.empty(0, np.float64) for name in ("p_present", "spread", "bits")}
     protocol_data = folds[0][0].protocol_data
@@ -244,7 +244,7 @@ def _most_uncertain(
                 probabilities = calibration.probabilities(scores)  # [R, b, C]
                 mean = probabilities.mean(axis=0)
                 bits = entropy_bits(mean)
-                # of millions of unknown cells those that may be among the chosen ones
+                # of millions of unknown cells, only those that may be selected
                 least = kept["bits"][-1] if len(kept["bits"]) == number else -1.0
                 at, class_index = np.nonzero((part.labels.rows(rows) == 0) & (bits > least))
                 fresh = {

@@ -1,4 +1,4 @@
-"""Figure 9: how many of the likeliest unknown labels of an image to ignore, from none (Negative) to all (Ignore)."""
+"""Figure 9: number of likely unknown labels of an image to ignore, from none (Negative) to all (Ignore)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from plbench.experiments.shared.execute import metrics_of_records
 from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment, Findings, Verdict
 
 ALONE, TOGETHER = "likelihood alone", "likelihood and prior"
-PRIOR_SHARE = 0.1  # of the classes, those with the highest prior, are ignored by it
+PRIOR_SHARE = 0.1  # share of the classes that are ignored because of the highest priors
 
 
 def cases(context: Context) -> list[Case]:

@@ -1,4 +1,4 @@
-"""Figures 5 and 7, appendices C to E: which classes are frequent, as estimated from partial labels."""
+"""Figures 5 and 7, appendices C to E: estimates of the most frequent classes from partial labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plbench.experiments.shared.estimates import COUNTS, PRIOR, SPEARMAN, measur
 from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment, Findings, Place
 
 IGNORE, NEGATIVE = "trained with Ignore", "trained with Negative"
-MISLEADING = ("fpc", "frequency-biased")  # how much was annotated says nothing of how much there is
+MISLEADING = ("fpc", "frequency-biased")  # annotation counts do not reflect class frequencies
 
 
 def cases(context: Context) -> list[Case]:
@@ -31,7 +31,7 @@ def _is_frequent(k: Place) -> bool:
 
 
 def names(findings: Findings) -> Mapping[str, str]:
-    """Return top classes side by side, as a table."""
+    """Return the top classes side by side, as a table."""
     return {f"top-{p}.md": side_by_side(findings, p) for p in findings.panels}
 
 

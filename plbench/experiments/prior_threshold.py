@@ -1,4 +1,4 @@
-"""The threshold eta: above which estimated prior a class's unknown labels are ignored."""
+"""The threshold eta on the estimated prior, above which unknown labels of a class are ignored."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ALONE, TOGETHER = "prior alone", "likelihood and prior"
 
 
 def cases(context: Context) -> list[Case]:
-    """Return eta by how many classes exceed it, since estimates are not calibrated.
+    """Return values of eta by the number of classes above them, since estimates are not calibrated.
 
-    Where none does, there is no prior.
+    If there are none, no prior is used.
     """
     shares = context.pick((0.0, 0.2, 1.0), (0.0, 0.05, 0.1, 0.2, 0.4, 1.0), (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0))
 

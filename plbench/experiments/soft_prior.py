@@ -1,4 +1,4 @@
-"""Appendix B: weights that fall with the prior instead of a threshold on it."""
+"""Appendix B: weights that decrease with the prior, instead of a threshold on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BARE = "soft prior, K = 0"
 
 
 def cases(context: Context) -> list[Case]:
-    """Return alpha from 0, where no class is weighed, upwards; with and without ignoring the likeliest labels."""
+    """Return alpha from 0, where no class is weighted, upwards; with and without ignoring the most likely labels."""
     steps = context.pick((0.0, 5.0), (0.0, 1.0, 3.0, 10.0), (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0))
     return [
         Case(name, alpha, "selective", {"mode": "soft-prior", "alpha": alpha, **params})

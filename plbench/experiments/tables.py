@@ -1,4 +1,4 @@
-"""Tables 1 to 4: methods, backbones and groups, on the datasets that they are about or on any other."""
+"""Tables 1 to 4: methods, backbones and groups, on the paper's datasets or on any other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from plbench.experiments.shared.paper_tables import NAMES, TABLES, markdown, mea
 
 
 def cases(context: Context) -> list[Case]:
-    """Return the rows of the dataset's own tables, or of those that make sense on any."""
+    """Return the rows of the dataset's own tables, or of those that apply to any."""
     return [
         Case(row.label, place, row.method, row.params, panel=table.title, model=row.model)
         for table in tables_of(context)

@@ -1,4 +1,4 @@
-"""Beyond the paper: under which annotation mechanism Ignore, Negative and Selective win."""
+"""Beyond the paper: annotation mechanisms under which Ignore, Negative and Selective win."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from plbench.experiments.mechanism.phase_claims import gap_grows, never_far_behi
 from plbench.experiments.mechanism.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, as_map, measure, phases
 from plbench.experiments.shared.experiment import Case, Context, Experiment
 
-PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_unann": 0.0}  # one loss, three treatments of unknown labels
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_unann": 0.0}  # the same loss for three treatments of unknown labels
 
 
 def cases(context: Context) -> list[Case]:
-    """Return each mode under each mechanism: share of positives known, bias to rare classes, negatives per positive."""
+    """Return each mode under each mechanism: share of known positives, bias to rare classes, negatives per positive."""
     keeps = context.pick((0.4,), (0.1, 0.4), (0.05, 0.1, 0.2, 0.4, 0.8))
     biases = context.pick((0.0, 1.0), (0.0, 1.0), (0.0, 0.5, 1.0, 1.5))
     negatives = context.pick((3.0,), (0.3, 3.0), (0.1, 0.3, 1.0, 3.0, 10.0))

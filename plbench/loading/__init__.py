@@ -1,1 +1,1 @@
-"""From image files to batches on the device."""
+"""Load image files as batches on the device."""

@@ -104,12 +104,12 @@ class ImageLoader:
             with failures_in_words():
                 yield from loader
         except PlbenchError as error:
-            # whoever keeps the error keeps this frame, but no loader, whose workers would be waited for late and long;
-            # nor the frames that it came through, which hold the loader's iterator
+            # drop the loader, since whoever keeps the error keeps this frame, and its workers would end late and
+            # slowly; also drop the traceback's frames, which hold the loader's iterator
             del loader
             error.__traceback__ = None
             raise
-        # reached at the end of a pass only: workers of one that was left would still hold its batches
+        # only reached at the end of a pass: workers of an aborted one would still hold its batches
         if not self._kept:
             self._kept.append((at, loader))
 
@@ -130,7 +130,7 @@ def _route(source: ImageSource, transform: Transform, min_side: int, decoder: Jp
 
 @dataclass
 class _Order:
-    """The batches of a pass, as (epoch, row), announced ahead of the workers for prefetching.."""
+    """The batches of a pass, as (epoch, row), announced ahead of the workers for prefetching."""
 
     source: ImageSource
     batches: Sequence[Sequence[int]] = ()

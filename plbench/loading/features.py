@@ -131,8 +131,8 @@ def cached_features(
                             if number % _SAVE_EVERY == 0:
                                 growing.note()
                     growing.finish(owner=rank == 0)
-            except (OSError, PlbenchError) as error:  # what is fixed may have another key, and never come back for it
-                growing.remove()
+            except (OSError, PlbenchError) as error:
+                growing.remove()  # fixing the problem may change the key, and this file would never be used
                 if isinstance(error, OSError):
                     raise unwritable(path, error) from error
                 raise

@@ -13,7 +13,7 @@ from torch import Tensor
 from plbench.randomness import generator
 
 NUM_STAND_INS = 2
-"""Rows that a process without a share computes: batch normalisation wants more than one value a channel."""
+"""Rows computed by a process without a share: batch normalisation needs more than one value per channel."""
 
 _BATCHES_AHEAD = 16  # for other orders than EpochOrder: as many as two loaders of four workers hold
 

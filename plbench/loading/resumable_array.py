@@ -91,14 +91,14 @@ def _damage_of(path: Path, seen: bytes) -> str | None:
 
 
 def _layout_of(path: Path) -> GrowingMatrix | None:
-    """Return the matrix that a file is, by its size and its header; None where it is none."""
+    """Return the matrix of a file, by its size and header; None if it is not one."""
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
         with path.open("rb") as file:
             file.seek(values.offset + values.nbytes)
             batch_rows = int.from_bytes(file.read(8), "little")
         layout = GrowingMatrix(path, values.shape, batch_rows, values.dtype.str)
-    except Exception:  # of a damaged header numpy, ast and tokenize each raise their own
+    except Exception:  # on a damaged header, numpy, ast and tokenize raise different types
         return None
     return layout if layout.is_whole() else None
 
@@ -113,7 +113,7 @@ class GrowingMatrix:
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], batch_rows: int, dtype: str = "<f4") -> None:
-        """Nothing is opened or written yet; `dtype` is numpy's, little-endian."""
+        """Store the arguments; nothing is opened or written yet. `dtype` is numpy's, little-endian."""
         self.path, self.shape, self.batch_rows, self.dtype = path, shape, batch_rows, dtype
         self.num_batches = -(-shape[0] // batch_rows)
         header = io.BytesIO()
@@ -214,7 +214,7 @@ class GrowingMatrix:
         return np.frombuffer(marks, "<u8")
 
     def _is_of(self, path: Path) -> bool:
-        """Return whether a file began as this matrix, in batches of this size."""
+        """Return whether a file was started as this matrix, with batches of this size."""
         try:
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size != self._num_bytes or file.read(len(self._header)) != self._header:

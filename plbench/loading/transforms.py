@@ -159,12 +159,12 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return 255, and the mean and the deviation along a line of pixels, [width * 3]: long loops, where 3 were short.
+    """Return 255, and mean and standard deviation repeated along a row of pixels, [width * 3], for long inner loops.
 
     They are copied to a device once, since that synchronizes. 255 is a tensor, too, since a GPU divides by a plain
     number by multiplying with its reciprocal, which gives different bits.
     """
-    # kept for training as well, whose autograd refuses tensors made in inference mode
+    # also kept for training, whose autograd rejects tensors made in inference mode
     with torch.inference_mode(mode=False):
         full = torch.tensor(255.0, device=device)
         return full, torch.tensor(mean, device=device).repeat(width), torch.tensor(std, device=device).repeat(width)

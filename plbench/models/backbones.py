@@ -17,7 +17,7 @@ from plbench.models.spatial_heads import LabelDecoder, residual_attention
 from plbench.randomness import derive_seed, seeded
 from plbench.spec import PACKAGES, ModelSpec
 
-_POOLING = {"mean": "avg", "mean+max": "catavgmax", "none": "avg"}  # timm's names; without pooling none is called
+_POOLING = {"mean": "avg", "mean+max": "catavgmax", "none": "avg"}  # timm's names; its pooling is not used for "none"
 
 
 @cache
@@ -87,14 +87,14 @@ def pretrained_weights(backbone: str) -> Path:
 
 
 def default_normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation that timm's weights of a backbone were trained with."""
+    """Return the mean and standard deviation of the normalisation for timm's weights of a backbone."""
     config = _pretrained_config(backbone)
     return tuple(config.mean), tuple(config.std)
 
 
 @cache
 def pretrained_name(backbone: str) -> str:
-    """Return timm's full name of a backbone's weights, tag included: "tresnet_m.miil_in21k_ft_in1k" for "tresnet_m"."""
+    """Return timm's full name of a backbone's weights, with the tag: "tresnet_m.miil_in21k_ft_in1k" for "tresnet_m"."""
     config = _pretrained_config(backbone)
     architecture = backbone.partition(".")[0]
     return f"{architecture}.{config.tag}" if config.tag else architecture
@@ -104,7 +104,7 @@ class GivenMaps(nn.Identity):
     """Placeholder for a backbone, for precomputed feature maps; `num_features` is their D."""
 
     def __init__(self, num_features: int) -> None:
-        """Keep D."""
+        """Set D."""
         super().__init__()
         self.num_features = num_features
 
@@ -113,7 +113,7 @@ class Backbone(nn.Module):
     """A timm model, `net`, without classifier: images [B, 3, H, W] to pooled features [B, D], or maps [B, D, h, w].
 
     Attributes:
-        feature_shape: of an image's features: (D,), or (D, h, w) where pooling is "none". num_features: D.
+        feature_shape: of an image's features: (D,), or (D, h, w) if pooling is "none". num_features: D.
         global_pool: timm's name of the pooling.
     """
 
@@ -121,7 +121,7 @@ class Backbone(nn.Module):
         """Build the architecture with random weights.
 
         Raises:
-            PlbenchError: if the backbone cannot be built or pooled as asked.
+            PlbenchError: if the backbone cannot be built, or does not support the pooling.
         """
         super().__init__()
         timm = _timm()
@@ -151,7 +151,7 @@ class Backbone(nn.Module):
         """Return timm's unpooled features, with tokens arranged in their grid."""
         net = self.net
         features: Tensor = net.forward_features(images)
-        if features.ndim == 4:  # convolutional, or in timm's other layout
+        if features.ndim == 4:  # convolutional, or already a grid
             return features if features.shape[1] == net.num_features else features.permute(0, 3, 1, 2)
         grid: tuple[int, int] | None = getattr(getattr(net, "patch_embed", None), "grid_size", None)
         first = getattr(net, "num_prefix_tokens", 0)
@@ -183,14 +183,14 @@ def feature_shape(spec: ModelSpec) -> tuple[int, ...]:
     """Return the shape of an image's features, (D,) or (D, h, w), without any weights.
 
     Raises:
-        PlbenchError: if the backbone cannot be built, or gives no map where one is asked for.
+        PlbenchError: if the backbone cannot be built, or has no feature maps although they are requested.
     """
     with seeded(0):
         return Backbone(spec).feature_shape
 
 
 def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone:
-    """Return a backbone with the weights of the file that `weights_path` found; random ones by the seed if None.
+    """Return a backbone with weights from the file found by `weights_path`, or random ones by seed if None.
 
     Raises:
         PlbenchError: if the file does not fit the architecture.
@@ -201,12 +201,12 @@ def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone
         return backbone
     timm, net = _timm(), backbone.net
     if spec.weights == "pretrained":
-        # timm loads the very file that was hashed, with its own conversions of old names
+        # timm loads the file that was hashed, and converts old names
         file, pooling = {"file": str(weights)}, _POOLING[spec.pooling]
         state = timm.create_model(
             spec.backbone, pretrained=True, pretrained_cfg_overlay=file, num_classes=0, global_pool=pooling
         ).state_dict()
-    elif spec.weights == "packaged":  # the package's names are another library's; order and shapes are timm's
+    elif spec.weights == "packaged":  # names in the package are those of another library; order and shapes are timm's
         names = timm.create_model(spec.backbone).state_dict()
         state = dict(zip(names, _read_state(weights).values(), strict=True))
     else:
@@ -225,10 +225,10 @@ def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone
 
 
 def weights_path(spec: ModelSpec, file: Path | None) -> Path | None:
-    """Return where the weights of a model lie, downloaded if need be; None for random ones.
+    """Return the path of a model's weights, downloaded if needed; None for random ones.
 
     Raises:
-        PlbenchError: if they cannot be had.
+        PlbenchError: if they are not available.
     """
     if spec.weights == "random":
         return None
@@ -242,9 +242,9 @@ def weights_path(spec: ModelSpec, file: Path | None) -> Path | None:
 
 
 def make_head(spec: ModelSpec, num_features: int, num_classes: int) -> nn.Module:
-    """Return features [B, D] to logits [B, C]: linear, one hidden layer, or a bottleneck for thousands of classes.
+    """Return a head, from features [B, D] or, in `SPATIAL_HEADS`, maps [B, D, h, w], to logits [B, C].
 
-    Of `SPATIAL_HEADS`, feature maps [B, D, h, w] to logits.
+    Heads on pooled features are linear, or have one hidden layer or a bottleneck (for thousands of classes).
     """
     width, dropout, values = spec.head_width, spec.head_dropout, spec.head_values
     if spec.head == "csra":
@@ -293,16 +293,16 @@ def _from_hub(backbone: str, config: Any) -> Path:
     from huggingface_hub import file_exists, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # its warning at each retry; what went wrong is said once, below
+    logging.set_verbosity_error()  # it warns at each retry; the error is reported once, below
     names = ("model.safetensors", config.hf_hub_filename or "pytorch_model.bin")
     for name in names:
         if isinstance(cached := try_to_load_from_cache(config.hf_hub_id, name), str):
             return Path(cached)
     try:
-        # asked first, which is answered at once: a download tries for long
+        # checked first, since it fails immediately, while a download retries for long
         name = names[0] if file_exists(config.hf_hub_id, names[0]) else names[1]
         return Path(hf_hub_download(config.hf_hub_id, name))
-    except Exception as error:  # the hub's client, its HTTP library and the disk each raise their own
+    except Exception as error:  # the hub's client, its HTTP library and the disk raise different types
         raise PlbenchError(
             f"weights of {backbone} could not be downloaded from {config.hf_hub_id} on the Hugging Face hub "
             f"({type(error).__name__}); with a network: hf download {config.hf_hub_id} — then copy "
@@ -315,7 +315,7 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
 
     try:
         state: Mapping[str, Tensor] = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # torch, zipfile and safetensors each raise their own
+    except Exception as error:  # torch, zipfile and safetensors raise different types
         raise PlbenchError(
             f"{path} is not a file of weights that can be read safely; give a state dict that torch.save wrote, or a "
             ".safetensors file"

@@ -1,6 +1,6 @@
-"""Heads that use a whole feature map: CSRA, ML-Decoder and Query2Label's decoder, from their papers' formulas.
+"""Heads on feature maps, from their papers' formulas: CSRA, ML-Decoder and Query2Label's decoder.
 
-timm has an ML-Decoder (`timm.layers.ml_decoder`), whose layer torch's `TransformerDecoder` no longer accepts.
+timm has an ML-Decoder (`timm.layers.ml_decoder`), but its layer no longer works with torch's `TransformerDecoder`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_PERIOD = 10_000.0  # of the slowest position encoding, as transformers have it
+_PERIOD = 10_000.0  # base of the position encoding, as in transformers
 
 
 def residual_attention(
@@ -20,15 +20,15 @@ def residual_attention(
 ) -> nn.Module:
     """Return CSRA (Zhu and Wu, ICCV 2021): feature maps [B, D, h, w] to logits [B, C].
 
-    One 1x1 convolution without bias gives each head's score of each class at each place. A head's logit is the mean of
-    a class's scores, plus lambda times their mean weighted by the softmax of temperature x score. Logits of heads add
-    up. The released code divides each class's weights by their norm, which is not done here.
+    One 1x1 convolution without bias gives each head's score of each class at each position. A head's logit is the mean
+    of a class's scores, plus lambda times their mean weighted by the softmax of temperature x score. Logits of all
+    heads are added. The released code divides each class's weights by their norm, which is not done here.
 
     Args:
         num_features: D. num_classes: C.
-        weight: lambda. At 0 one head is a linear one on mean-pooled features.
-        temperatures: of each head; infinite for the largest score.
-        dropout: of whole channels, which is that of pooled features.
+        weight: lambda. With 0, a head is a linear one on mean-pooled features.
+        temperatures: of each head; infinite for the maximum score.
+        dropout: of whole channels, which equals that of pooled features.
     """
     return nn.Sequential(
         nn.Dropout2d(dropout),
@@ -47,7 +47,7 @@ class Places(nn.Module):
 
 
 class AttendedScores(nn.Module):
-    """Scores of heads and classes at places [..., h w, T C] to logits [..., C]; see `residual_attention`."""
+    """Map scores of heads and classes at positions [..., h w, T C] to logits [..., C]; see `residual_attention`."""
 
     def __init__(self, weight: float, temperatures: Sequence[float]) -> None:
         """Store lambda and the temperature of each head."""
@@ -67,12 +67,12 @@ class AttendedScores(nn.Module):
 
 
 class LabelDecoder(nn.Module):
-    """Queries that attend to the places of a feature map [B, D, h, w], each for the logits of one or more classes.
+    """Queries that attend to the positions of a feature map [B, D, h, w], each for the logits of one or more classes.
 
-    Each layer is attention of the queries to each other where there is any, to the places, and a network with a hidden
-    layer of four times the width; after each a residual and a normalisation, as in Vaswani et al. 2017. A last layer
-    gives each query the logits of its classes: classes in order, ceil(C / Q) a query. Attention weights are not dropped
-    out, so that chance follows rows of the batch alone.
+    Each layer has self-attention of the queries (optional), attention to the positions, and a network with a hidden
+    layer of four times the width, each followed by a residual connection and a normalisation, as in Vaswani et al.
+    2017. A last layer gives each query the logits of its classes: ceil(C / Q) per query, in order. There is no dropout
+    on attention weights, so that all randomness is per row of the batch.
     """
 
     def __init__(
@@ -87,14 +87,15 @@ class LabelDecoder(nn.Module):
         dropout: float,
         is_query2label: bool,
     ) -> None:
-        """Start as both released codes do: queries from a normal distribution, which Query2Label's learn.
+        """Initialise as both released codes do: queries from a normal distribution, trained only in Query2Label.
 
         Args:
             num_features: D. num_classes: C.
-            width: of queries. num_queries: Q, at most C count. num_layers, num_heads: of attention.
-            dropout: of what each part of a layer adds, and of hidden units.
-            is_query2label: as Liu et al. 2021: queries that learn and attend to each other, encodings of the places'
-                positions in what is attended by. Else as Ridnik et al. 2023: fixed queries apart, and rectified places.
+            width: of queries. num_queries: Q; at most C are used. num_layers, num_heads: of attention.
+            dropout: of the output of each part of a layer, and of hidden units.
+            is_query2label: trained queries with self-attention, and position encodings in the keys, as in Liu et al.
+                2021; otherwise fixed queries without self-attention, and ReLU on the positions, as in Ridnik et al.
+                2023.
         """
         super().__init__()
         num_queries = min(num_queries, num_classes)
@@ -109,7 +110,7 @@ class LabelDecoder(nn.Module):
         self.layers = nn.ModuleList(
             DecoderLayer(width, num_heads, dropout, attends_to_itself=is_query2label) for _ in range(num_layers)
         )
-        bound = width**-0.5  # torch's, of a linear layer of each query's own
+        bound = width**-0.5  # torch's bound for a separate linear layer per query
         self.weight = nn.Parameter(torch.empty(num_queries, width, num_each).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
@@ -128,10 +129,10 @@ class LabelDecoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Queries [B, Q, W] attend to each other, where they do, and to places [B, P, W]; then a network on each."""
+    """Queries [B, Q, W] optionally attend to each other, then to positions [B, P, W], followed by a network on each."""
 
     def __init__(self, width: int, num_heads: int, dropout: float, *, attends_to_itself: bool) -> None:
-        """Build its parts."""
+        """Build the layer's parts."""
         super().__init__()
         self.itself = nn.MultiheadAttention(width, num_heads, batch_first=True) if attends_to_itself else None
         self.places = nn.MultiheadAttention(width, num_heads, batch_first=True)
@@ -142,7 +143,7 @@ class DecoderLayer(nn.Module):
         self.dropouts = nn.ModuleList(nn.Dropout(dropout) for _ in range(2 + attends_to_itself))
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Return the queries, changed."""
+        """Return the new queries."""
         norms, dropouts = iter(self.norms), iter(self.dropouts)
         if self.itself is not None:
             told, _ = self.itself(queries, queries, queries, need_weights=False)
@@ -154,9 +155,9 @@ class DecoderLayer(nn.Module):
 
 
 def position_encoding(height: int, width: int, size: int) -> Tensor:
-    """Return sines and cosines of the places' rows, in half of the channels, and columns [h w, size], float32.
+    """Return sines and cosines of the positions' rows, in half of the channels, and columns [h w, size], float32.
 
-    As DETR (Carion et al. 2020) has them, which Query2Label takes over: positions run from above 0 to 2 pi.
+    As in DETR (Carion et al. 2020) and Query2Label, coordinates range from above 0 to 2 pi.
     """
     half = size // 2
     rates = _PERIOD ** -(2 * (torch.arange(half) // 2) / half)

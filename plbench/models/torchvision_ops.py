@@ -27,4 +27,4 @@ def _declare_missing() -> torch.library.Library | None:
 
 
 DECLARED = _declare_missing()
-"""What declared them, and has to live as long as they shall; None where that was not needed."""
+"""The library with the declarations, which must be kept alive; None if not needed."""

@@ -1,1 +1,1 @@
-"""Telling experiment trackers what a training does. Off by default; a tracker that fails never costs a run."""
+"""Optional experiment trackers, whose errors never stop a run."""

@@ -1,8 +1,7 @@
-"""TensorBoard, MLflow and Weights & Biases behind `plbench.tracking.tracker.Tracker`.
+"""TensorBoard, MLflow and Weights & Biases as implementations of `plbench.tracking.tracker.Tracker`.
 
-Each imports its own package when it starts. Where they write and to which server is settled by their own environment
-variables, as their manuals say. A run that is interrupted goes on in the same tracked run: its identity is noted in the
-run's folder.
+Each imports its package when it starts. Target and server are set by their own environment variables. Interrupted runs
+continue in the same tracked run, whose id is stored in the run's folder.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from plbench.spec import RunSpec
 from plbench.tracking.tracker import Tracker, settings
 
 PROJECT = "plbench"
-"""Of W&B, and experiment of MLflow, where their environment names no other."""
+"""W&B project and MLflow experiment, unless set in the environment."""
 
-_MAX_PARAMS = 100  # that MLflow takes in one call
+_MAX_PARAMS = 100  # limit of MLflow per call
 
 
 class TensorBoard:
-    """Scalars, the spec as text and the values for the table of hyper-parameters, in the run's folder `tensorboard`."""
+    """Writes scalars, the spec, and values for the table of hyper-parameters to the run's folder `tensorboard`."""
 
     def started(self, spec: RunSpec, folder: Path) -> None:
-        """Open an event file; that of an interrupted run stays beside it, and TensorBoard reads both."""
+        """Open an event file; an interrupted run has several, which TensorBoard combines."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._settings = settings(spec)
@@ -36,7 +35,7 @@ class TensorBoard:
         self._writer.add_text("spec", f"| setting | value |\n|---|---|\n{rows}", 0)
 
     def logged(self, step: int, values: Mapping[str, float]) -> None:
-        """Write values at once, so that a run under way can be watched."""
+        """Write values immediately, for live monitoring."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -51,19 +50,19 @@ class TensorBoard:
         self._writer.close()
 
     def failed(self, error: BaseException) -> None:
-        """Leave what there is, with the reason."""
+        """Write the reason, and keep what was logged."""
         self._writer.add_text("error", _reason(error))
         self._writer.close()
 
 
 class MLflow:
-    """A run in the experiment that MLflow's environment names: parameters, metrics, and tags with key and protocol.
+    """A run in the experiment set in MLflow's environment: parameters, metrics, and tags with key and protocol.
 
-    By `MlflowClient`: MLflow's active run would be one for the whole process.
+    It uses `MlflowClient`, since MLflow's active run is shared by the whole process.
     """
 
     def started(self, spec: RunSpec, folder: Path) -> None:
-        """Create the run, or go on with that of an interruption."""
+        """Create the run, or continue it after an interruption."""
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -82,7 +81,7 @@ class MLflow:
             self._client.log_batch(self._run, params=params[start : start + _MAX_PARAMS])
 
     def _experiment(self) -> str:
-        """Return identity of the experiment, which is created where it is not there."""
+        """Return the id of the experiment, which is created if missing."""
         if identity := os.environ.get("MLFLOW_EXPERIMENT_ID"):
             return identity
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
@@ -109,16 +108,16 @@ class MLflow:
         self._client.set_terminated(self._run, "FINISHED")
 
     def failed(self, error: BaseException) -> None:
-        """End the run as failed, or as killed where somebody stopped it."""
+        """End the run as failed, or as killed if it was stopped."""
         self._client.set_tag(self._run, "plbench.error", _reason(error))
         self._client.set_terminated(self._run, "FAILED" if isinstance(error, Exception) else "KILLED")
 
 
 class WandB:
-    """A run in the project that W&B's environment names: its config, a history by step, and the figures as summary."""
+    """A run in the project set in W&B's environment: its config, a history by step, and the figures as summary."""
 
     def started(self, spec: RunSpec, folder: Path) -> None:
-        """Start the run, or go on with that of an interruption; its files lie in the run's folder `wandb`."""
+        """Start the run, or continue it after an interruption; its files are in the run's folder `wandb`."""
         import wandb
 
         note = folder / "tracking" / "wandb"
@@ -132,18 +131,19 @@ class WandB:
             dir=os.environ.get("WANDB_DIR") or str(folder),
             tags=[f"{name}:{value}"[:64] for name, value in _tags(spec).items()],
             config={"key": spec.key, **spec.model_dump(mode="json", exclude_none=True)},
-            reinit="create_new",  # several runs may train in one pass
-            settings=wandb.Settings(console="off", silent=True),  # our output is no part of it, nor its of ours
+            reinit="create_new",  # several runs may train together
+            settings=wandb.Settings(console="off", silent=True),  # keep W&B's output and ours apart
         )
         write_text(note, str(self._run.id))
-        self._run.define_metric("*", step_metric="step")  # W&B's own counter does not go back after an interruption
+        # W&B's own counter never decreases, as it would need to after an interruption
+        self._run.define_metric("*", step_metric="step")
 
     def logged(self, step: int, values: Mapping[str, float]) -> None:
         """Log one row of the history."""
         self._run.log({"step": step, **values})
 
     def finished(self, step: int, figures: Mapping[str, float]) -> None:
-        """Put the figures into the summary and end the run."""
+        """Write the figures to the summary, and end the run."""
         self._run.summary.update(figures)
         self._run.finish(exit_code=0)
 
@@ -154,7 +154,7 @@ class WandB:
 
 
 KINDS: dict[str, Callable[[], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
-"""By the name that a run's settings give: the same as in `plbench.tracking.tracker.PACKAGES`."""
+"""Trackers by their names in settings, the same as in `plbench.tracking.tracker.PACKAGES`."""
 
 
 def _title(spec: RunSpec) -> str:
@@ -162,7 +162,7 @@ def _title(spec: RunSpec) -> str:
 
 
 def _tags(spec: RunSpec) -> dict[str, str]:
-    """Return what a list of runs is searched by."""
+    """Return tags by which runs can be searched."""
     tags = {"key": spec.key, "protocol": spec.protocol.name, "method": spec.method.name, "regime": spec.regime}
     return {**tags, "seed": str(spec.seed), "part": spec.train_part}
 

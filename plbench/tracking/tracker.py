@@ -1,4 +1,4 @@
-"""What a tracker is told of a run, and in which form."""
+"""Interface of experiment trackers."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ PACKAGES = {
     "mlflow": ("mlflow", "mlflow"),
     "wandb": ("wandb", "wandb"),
 }
-"""Of each tracker by the name that a run's settings give: the module that it needs, and what pip calls it."""
+"""By name of each tracker in settings: the required module, and its name on PyPI."""
 
 
 class Tracker(Protocol):
-    """What is told of one run: `started` first, then `logged` any number of times, then `finished` or `failed`.
+    """Events of one run: `started` first, then `logged` any number of times, then `finished` or `failed`.
 
-    Any event may raise: the tracker is dropped then, and the run goes on. One object serves one run; those of several
-    runs live side by side, and are told from several threads.
+    If an event raises, the tracker is dropped, and the run continues. One object serves one run; those of several runs
+    exist at the same time, and are called from several threads.
     """
 
     def started(self, spec: RunSpec, folder: Path) -> None:
-        """Hear that the run begins, or goes on from a checkpoint in its folder."""
+        """Handle the start of the run, or its continuation from a checkpoint in its folder."""
 
     def logged(self, step: int, values: Mapping[str, float]) -> None:
-        """Take values by name after so many optimiser steps. After an interruption some steps come a second time."""
+        """Log values by name at an optimiser step. After an interruption, some steps are repeated."""
 
     def finished(self, step: int, figures: Mapping[str, float]) -> None:
-        """Hear that the run is done after so many steps; `figures` are its results and costs by name."""
+        """Handle the end of the run at a step; `figures` are its results and costs by name."""
 
     def failed(self, error: BaseException) -> None:
-        """Hear that the run ended without a record, or with that of a failure; `KeyboardInterrupt`: it was stopped."""
+        """Handle a run that ended without a result; `KeyboardInterrupt` if it was stopped."""
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of nested mappings by path, as in "seconds/training"; all else is left out.
+    """Return the numbers of nested mappings by path, as in "seconds/training"; other values are left out.
 
     Examples:
         >>> numbers({"loss": 2, "seconds": {"data": 0.5}, "note": "none", "last": True})
@@ -48,7 +48,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def settings(spec: RunSpec) -> dict[str, bool | int | float | str]:
-    """Return everything that decides the run, one value by dotted name: "plan.lr", "method.params.top_k"."""
+    """Return all settings of the run by dotted name: "plan.lr", "method.params.top_k"."""
     found = _flat({"key": spec.key, **spec.model_dump(mode="json", exclude_none=True)}, ".")
     return {path: value if isinstance(value, (bool, int, float, str)) else str(value) for path, value in found}
 

@@ -1,4 +1,4 @@
-"""Saving a training so that it can go on exactly where it stood, at any step; and the weights of one that is done."""
+"""Save a training at any step, so that it can be resumed exactly; and save the weights of a finished one."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from plbench.files import write_atomically, write_json
 from plbench.spec import RunSpec, differences
 
 FOLDER = "checkpoints"
-"""Where the checkpoints of a training lie, below its run's folder, until it is done."""
+"""Folder of checkpoints in a run's folder, until the training is done."""
 
-# the newest may turn out damaged: `newest` then falls back on the one before
+# if the newest is damaged, `newest` falls back to the one before
 NUM_KEPT = 2
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint as its note describes it.
+    """A checkpoint as described by its note.
 
     Attributes:
-        threads: of torch, in the training that wrote it; None in notes of older versions.
+        threads: number of torch threads of the training; None in notes of older versions.
     """
 
     path: Path
@@ -39,32 +39,32 @@ class Found:
 
 
 class Checkpoints:
-    """The checkpoints of one training, newest last. Each is a file of tensors, and a note that makes it count.
+    """The checkpoints of one training. Each is a file of tensors, and a note that makes it valid.
 
-    The note is written after the file and holds its sha256, so that what a crash, a full disk or an edit leaves behind
-    is never taken for a checkpoint.
+    The note is written after the file and contains its sha256, so that remains of a crash, a full disk or an edit are
+    never used as a checkpoint.
     """
 
     def __init__(self, run_folder: Path, spec: RunSpec) -> None:
-        """Nothing is read yet."""
+        """Store the location; nothing is read yet."""
         self.folder, self._spec = run_folder / FOLDER, spec.model_dump(mode="json", exclude_none=True)
 
     def exist(self) -> bool:
-        """Return whether there is anything to go on from."""
+        """Return whether there is a checkpoint to resume from."""
         return bool(self._notes())
 
     def save(self, state: dict[str, Any], num_processes: int) -> Path:
-        """Write a checkpoint of tensors and plain values; the last good one stays until it is whole, older ones go.
+        """Write a checkpoint of tensors and plain values, then delete older ones except the previous one.
 
         Raises:
-            StoreError: if it cannot be written; what was there before stays.
+            StoreError: if it cannot be written; existing ones are kept.
         """
-        for path in self._notes()[:-1]:  # first, since there may be no room for three
+        for path in self._notes()[:-1]:  # before writing, since there may be no space for three
             _delete(path)
-        for path in self.folder.glob(".step-*.tmp"):  # what a killed process left half written
+        for path in self.folder.glob(".step-*.tmp"):  # of a killed process
             path.unlink(missing_ok=True)
         path = self.folder / f"step-{state['step']:08d}.pt"
-        # of what is handed to the disk, so that `_found` also notices what the disk lost
+        # of the written bytes, so that `_found` also notices losses of the disk
         digest = hashlib.sha256()
         write_atomically(path, lambda file: torch.save(state, _Hashing(file, digest.update)))  # type: ignore[arg-type]
         note = {
@@ -82,10 +82,10 @@ class Checkpoints:
         return path
 
     def newest(self, warn: Callable[[str], None]) -> Found | None:
-        """Return the newest checkpoint that is whole; None where there never was one.
+        """Return the newest valid checkpoint; None if there never was one.
 
         Args:
-            warn: told of one that is damaged where an older one is not.
+            warn: receives a message if it is damaged, but an older one is not.
 
         Raises:
             StoreError: if all are damaged, or they belong to another run, with the differences.
@@ -121,16 +121,16 @@ class Checkpoints:
         return _loaded(found.path)
 
     def remove(self) -> None:
-        """Delete all of them: the training is done."""
+        """Delete all checkpoints when the training is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _notes(self) -> list[Path]:
-        # notes, not tensors: a save that was killed may leave tensors without a note
+        # notes, not tensors: a killed process may leave tensors without a note
         return sorted(self.folder.glob("step-*.json"))
 
 
 def save(path: Path, spec_sha256: str, state: dict[str, Any]) -> None:
-    """Write the weights of a run that is done, atomically: tensors and plain values.
+    """Write the weights of a finished run atomically: tensors and plain values.
 
     Raises:
         StoreError: if they cannot be written.
@@ -139,10 +139,10 @@ def save(path: Path, spec_sha256: str, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, spec_sha256: str) -> dict[str, Any]:
-    """Read the weights of a run that is done, as `save` was given them, onto the CPU.
+    """Read the weights of a finished run, as given to `save`, to the CPU.
 
     Raises:
-        StoreError: if the file is damaged, or another run's.
+        StoreError: if the file is damaged, or belongs to another run.
     """
     state = _loaded(path)
     owner = state.pop("spec", None)
@@ -152,7 +152,7 @@ def load(path: Path, spec_sha256: str) -> dict[str, Any]:
 
 
 class _Hashing:
-    """A file that is written to, and what was written told on."""
+    """A file that also passes written bytes to a function."""
 
     def __init__(self, file: IO[bytes], tell: Callable[[bytes], None]) -> None:
         self._file, self._tell, self.flush = file, tell, file.flush
@@ -163,7 +163,7 @@ class _Hashing:
 
 
 def _found(note: Path) -> Found | None:
-    """Return the checkpoint that a note describes; None if the one or the other is damaged."""
+    """Return the checkpoint of a note; None if either is damaged."""
     path = note.with_suffix(".pt")
     try:
         content = json.loads(note.read_text())
@@ -171,7 +171,7 @@ def _found(note: Path) -> Found | None:
         found = Found(path, int(content["step"]), dict(content["spec"]), None if threads is None else int(threads))
         with path.open("rb") as file:
             is_whole = hashlib.file_digest(file, "sha256").hexdigest() == content["sha256"]
-    # what is not an object has no keys
+    # most of these are raised for notes with unexpected content
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return found if is_whole else None
@@ -179,16 +179,16 @@ def _found(note: Path) -> Found | None:
 
 def _loaded(path: Path) -> dict[str, Any]:
     try:
-        # onto the CPU: the main process's GPU, where they were, is not that of the other processes;
-        # weights only: no pickled code is run (what such a loader refuses is kept out by `state.FitState.state_dict`)
+        # to the CPU: the tensors were on the main process's GPU, but other processes have their own; weights only: no
+        # pickled code is run (`state.FitState.state_dict` leaves out what this loader rejects)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"it holds a {type(state).__name__}")
-    except Exception as error:  # torch, zipfile and pickle each raise their own
+    except Exception as error:  # torch, zipfile and pickle raise different types
         raise StoreError(f"checkpoint {path} cannot be read; delete it, or run with `force=True`") from error
     return state
 
 
 def _delete(note: Path) -> None:
-    note.unlink(missing_ok=True)  # first: without it the rest is not a checkpoint
+    note.unlink(missing_ok=True)  # first: without it, the rest is not a checkpoint
     note.with_suffix(".pt").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Processes that train one model together: who is who, and what they tell each other. Alone, every call is free.
+"""Processes that train one model together, and their communication. With a single process, every call is free.
 
-What a batch is does not depend on their number: each takes its share of the global batch, gradients are summed, and
-losses are divided by the weight of the whole. Only the main process writes.
+Batches do not depend on the number of processes: each takes its share of the global batch, gradients are summed, and
+losses are divided by the weight of the whole batch. Only the main process writes.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from plbench.loading.order import share_of
 T = TypeVar("T")
 
 _MEETING = timedelta(seconds=60)
-"""How long a process waits for the others at the start."""
+"""Timeout for joining the other processes."""
 
 _WORKING = timedelta(hours=2)
-"""How long it waits later: the main process may have much to do alone. What launched them ends all when one fails."""
+"""Timeout later on, since the main process may work alone for long. The launcher ends all processes when one fails."""
 
 
 @dataclass(frozen=True)
 class World:
-    """All processes of a training, as one of them sees it.
+    """All processes of a training, from the view of one of them.
 
     Attributes:
-        rank: this process's number, from 0 on. size: their number.
+        rank: number of this process, from 0. size: number of processes.
     """
 
     rank: int = 0
@@ -43,24 +43,24 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def shares(self, num_rows: int) -> list[int]:
-        """Return rows of a global batch that fall to each process, 0 where a short batch leaves it without a row."""
+        """Return the number of rows of a global batch for each process; 0 if a short batch leaves none."""
         return [len(share_of(num_rows, rank, self.size)) for rank in range(self.size)]
 
     def sum_(self, values: Tensor) -> Tensor:
-        """Replace values, of one shape in all processes, by their sum over them, the same bits in each."""
+        """Replace values by their sum over all processes, bit-identical in each; shapes must be equal."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, values: Tensor, shares: Sequence[int]) -> Tensor:
-        """Return rows of all processes, in order. A gradient flows back to this process's own rows only.
+        """Return the rows of all processes, in order. Gradients only flow to this process's own rows.
 
         Args:
-            values: [b, …], of which the first `shares[rank]` rows count. shares: rows of each process.
+            values: [b, …], of which the first `shares[rank]` rows are used. shares: number of rows of each process.
         """
         if self.size == 1:
             return values
@@ -68,7 +68,7 @@ class World:
         return gathered
 
     def gather_objects(self, value: T) -> list[T]:
-        """Return one plain value of each process, in order."""
+        """Return one plain value from each process, in order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -76,7 +76,7 @@ class World:
         return values
 
     def shared(self, make: Callable[[], T]) -> T:
-        """Return what the main process makes, for all; it must be picklable. The others wait."""
+        """Call `make` in the main process, and return its result in all; it must be picklable. The others wait."""
         if self.size == 1:
             return make()
         values = [make() if self.is_main else None]
@@ -85,18 +85,18 @@ class World:
 
     @torch.no_grad()
     def copy_from_main_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace tensors, of the same number, order and shapes in all processes, by those of the main one."""
+        """Replace tensors, with equal number, order and shapes in all processes, by those of the main process."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def check_same(self, facts: Mapping[str, str]) -> None:
-        """Make sure that all processes are about to do the same: facts by name, as they are said in the error.
+        """Check that facts are equal in all processes; names are those in the error message.
 
         Raises:
-            PlbenchError: in all of them, naming the first process and fact that differ.
+            PlbenchError: in all of them, with the first process and fact that differ.
         """
-        # each process compares for itself, so that all raise and none waits for one that is gone
+        # each process compares, so that all raise and none waits for one that has ended
         found = self.gather_objects(dict(facts))
         for rank, theirs in enumerate(found):
             for name, value in found[0].items():
@@ -107,24 +107,24 @@ class World:
                     )
 
     def wrapped(self, network: nn.Module) -> nn.Module:
-        """Return the network under torch's DistributedDataParallel, gradients summed; as it is in one process.
+        """Return the network in torch's DistributedDataParallel, with summed gradients; unchanged for one process.
 
         Parameters that a step does not use have no gradient, as in one process.
         """
-        # torch refuses to wrap a network without a parameter to train
+        # torch rejects networks without trainable parameters
         if self.size == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
             return network
         parallel = nn.parallel.DistributedDataParallel(
             network,
-            # a method's forward may leave parameters out, whose gradients DDP would wait for
+            # a method's forward may skip parameters, for whose gradients DDP would wait
             find_unused_parameters=True,
-            # gradients lie in the buckets that travel, so that there is no second copy of them
+            # gradients are views of the communication buckets, to avoid a second copy
             gradient_as_bucket_view=True,
         )
 
         def sum_gradients(state, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings
-            # where DDP's own hook divides by the processes: the engine divides by the whole batch's weight;
-            # not waited for here: a bucket travels while backward fills the next one
+            # DDP's own hook divides by the number of processes, but the engine divides by the batch's weight. It does
+            # not wait here, so that a bucket is sent while backward fills the next one
             return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda future: future.value()[0])
 
         parallel.register_comm_hook(None, sum_gradients)
@@ -137,13 +137,13 @@ ALONE = World()
 class _Gather(torch.autograd.Function):
     """All-gather of unequal numbers of rows.
 
-    Every process computes the same from the whole, so its own rows' part of that gradient is complete.
+    Every process computes the same loss from all rows, so the gradient of its own rows is complete.
     """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, world: World, shares: tuple[int, ...]) -> Tensor:
         ctx.place, ctx.num_rows = (sum(shares[: world.rank]), shares[world.rank]), len(values)
-        # all_gather wants one shape in all processes; rows beyond the share are stand-ins, which must not count
+        # all_gather needs equal shapes in all processes; rows beyond the share are placeholders, which do not count
         padded = values.new_zeros((max(shares), *values.shape[1:]))
         padded[: shares[world.rank]] = values[: shares[world.rank]]
         parts = [torch.empty_like(padded) for _ in shares]
@@ -153,25 +153,25 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         start, share = ctx.place
-        # of all rows that were given: stand-ins get a gradient of 0
+        # for all given rows: placeholders have a gradient of 0
         own = gradients[0].new_zeros((ctx.num_rows, *gradients[0].shape[1:]))
         own[:share] = gradients[0][start : start + share]
         return own, None, None
 
 
 def is_launched() -> bool:
-    """Return whether this process is one of several, as `torchrun` and `plbench.training.launch` start them."""
+    """Return whether this process is one of several started by `torchrun` or `plbench.training.launch`."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """Join the world that the environment names (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), while the scope lasts.
+    """Join the processes set in the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) inside the scope.
 
-    Yields `ALONE` where this process was not launched as one of several.
+    Yields `ALONE` if this process was not launched as one of several.
 
     Args:
-        device: of this process; on a GPU, tensors there travel by NCCL and all others by gloo.
+        device: of this process; GPU tensors are sent by NCCL, all others by gloo.
 
     Raises:
         PlbenchError: if the other processes cannot be reached.
@@ -181,10 +181,10 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        # by hand: init_process_group has one timeout for meeting and for working
+        # manually, since init_process_group has only one timeout for joining and working
         store, rank, size = next(rendezvous("env://", timeout=_MEETING))
         store.set_timeout(_WORKING)
-        # with NCCL alone, scores and plain values, which are on the CPU, could not be gathered
+        # gloo as well, since scores and plain values are on the CPU
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_WORKING)
     except (RuntimeError, ValueError, OSError) as error:
@@ -206,10 +206,10 @@ def joined(device: torch.device) -> Iterator[World]:
 
 
 def local_rank() -> int:
-    """Return number of this process among those of its machine: which of its GPUs it takes."""
+    """Return the number of this process on its machine, which selects its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def local_size() -> int:
-    """Return number of processes on this machine that belong together."""
+    """Return the number of processes of this training on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))

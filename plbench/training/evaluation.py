@@ -25,7 +25,7 @@ from plbench.training.state import FitState
 EVAL_BATCH_SIZE = 256
 
 Function = Callable[[nn.Module, Tensor], Tensor]
-"""Of a model and a batch of its inputs, [b, …]."""
+"""Function of a model and a batch of its inputs, [b, …]."""
 
 
 class View:

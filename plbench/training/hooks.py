@@ -1,4 +1,4 @@
-"""Calls the hooks of a method and explains what goes wrong in one: which plugin, which hook, and the cure."""
+"""Call a method's hooks, and turn their errors into messages with plugin, hook and fix."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ _SIGNATURES = {
 
 
 class Guarded:
-    """A method, or its class, whose hooks say what went wrong in them; all other attributes are its own.
+    """A method, or its class, with messages for errors in its hooks; other attributes are unchanged.
 
-    What a hook raises becomes a sentence, save what it says to a person on purpose: a `PluginError` takes the place of
-    anything but a `PlbenchError` or the lack of memory. What the hooks below give is checked, too.
+    Exceptions of hooks become `PluginError`s, except `PlbenchError` and out-of-memory errors. Results of the hooks
+    below are validated.
     """
 
     __slots__ = ("_method",)
 
     def __init__(self, method: Method | type[Method]) -> None:
-        """Keep the method; `isinstance` and `type` are to be asked of that one."""
+        """Wrap a method; `isinstance` and `type` need the original."""
         self._method = method
 
     def __getattr__(self, name: str) -> Any:
-        """Return the attribute, guarded where it is a hook."""
+        """Return the attribute; hooks are guarded."""
         value = getattr(self._method, name)
         return partial(_call, self._method, name, value) if name in _SIGNATURES else value
 
     def loss(self, output: Any, batch: Batch, progress: Progress, shape: tuple[int, ...] = ()) -> Loss:
-        """Return the loss of a batch, checked as far as that costs nothing: its kind, and that the batch is as before.
+        """Return the loss of a batch, with checks that cost nothing: its type, and that the batch is unchanged.
 
         Args:
-            shape: of the total: () of one method, (H,) of a stacked one.
+            shape: of the total: () for one method, (H,) for a stacked one.
         """
         method = self._method
         given = {"labels": batch.labels, "inputs": batch.inputs, "index": batch.index}
@@ -76,7 +76,7 @@ class Guarded:
         return loss
 
     def scores(self, output: Any, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Return the scores of a model output, which are a tensor, [B, C] where that is given as `shape`."""
+        """Return the scores of a model output, after checking that they are a tensor, of `shape` [B, C] if given."""
         scores = _call(self._method, "scores", self._method.scores, output)
         if not isinstance(scores, Tensor) or (shape is not None and tuple(scores.shape) != shape):
             what = list(scores.shape) if isinstance(scores, Tensor) else f"no tensor but {type(scores).__name__}"
@@ -96,7 +96,7 @@ class Guarded:
         return masks
 
     def idle(self) -> list[str]:
-        """Return what parts of the method did nothing, in sentences."""
+        """Return sentences on parts of the method that did nothing."""
         found = _call(self._method, "idle", self._method.idle)
         if not isinstance(found, list) or not all(isinstance(sentence, str) for sentence in found):
             right = "a list of sentences is right; return [] where every part did something"
@@ -109,19 +109,19 @@ def _call(method: Method | type[Method], hook: str, function: Callable[..., Any]
         return function(*arguments)
     except (PlbenchError, torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # a stranger's code may raise anything
+    except Exception as error:  # plugins may raise anything
         frames, file = traceback.extract_tb(error.__traceback__), str(_file(method))
-        # another process was not there to be talked to: no fault of the hook that asked for it
+        # another process has ended, which is not the hook's fault
         if any(frame.filename == distributed.__file__ for frame in frames):
             raise
         said = (str(error).strip().splitlines() or ["(it said nothing)"])[0]
         lines = [frame.lineno for frame in frames if frame.filename == file]
-        place = f" (line {lines[-1]})" if lines else ""  # the deepest in the plugin's own file
+        place = f" (line {lines[-1]})" if lines else ""  # the innermost line in the plugin's own file
         raise _error(method, hook, f"raised {type(error).__name__}: {said}{place}; {_SIGNATURES[hook]}") from error
 
 
 def construct(kind: type[Method], params: Any, task: Task) -> Method:
-    """Return a method, built.
+    """Construct a method.
 
     Raises:
         PluginError: if its constructor raises, or leaves `params` or `task` unset.
@@ -134,20 +134,20 @@ def construct(kind: type[Method], params: Any, task: Task) -> Method:
 
 
 def mixture_of(method: Method) -> Callable[[Tensor, int], tuple[Tensor, Tensor]] | None:
-    """Return the method's mixture; None where every training input is one image."""
+    """Return the method's mixture; None if every training input is one image."""
     return None if type(method).mixture is Method.mixture else Guarded(method).mixture
 
 
 def try_it(method: Method | type[Method]) -> str:
     """Return the command that shows the smallest input that fails."""
     kind = method if isinstance(method, type) else type(method)
-    from_file = kind.__module__.startswith("plbench_plugin_")  # what the registry calls a plugin file
+    from_file = kind.__module__.startswith("plbench_plugin_")  # the registry's name of a plugin file
     plugin = f" --plugin {_file(method)}" if from_file else ""
     return f"plbench methods check {method.name}{plugin} shows what is wrong on the smallest input"
 
 
 def _fault_of(loss: Any, shape: tuple[int, ...]) -> str:
-    """Return what is wrong with a loss, "" if nothing is."""
+    """Return what is wrong with a loss; "" if nothing is."""
     cure = "return Loss.of_images(per_image), where per_image is [B], summed over classes"
     if not isinstance(loss, Loss):
         what = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -157,7 +157,7 @@ def _fault_of(loss: Any, shape: tuple[int, ...]) -> str:
         what = f"of shape {list(total.shape)}" if isinstance(total, Tensor) else type(total).__name__
         right = "one number (shape [])" if not shape else f"one number a head (shape {list(shape)})"
         return f"gave a total {what} where {right} is right; {cure}"
-    # where gradients are switched off, their lack is no fault of the loss
+    # without gradients enabled, their absence is not an error
     if torch.is_grad_enabled() and not total.requires_grad:
         return (
             "gave a total without a gradient, so that nothing can be learnt from it; compute it from output without "
@@ -171,8 +171,8 @@ def _fault_of(loss: Any, shape: tuple[int, ...]) -> str:
 
 
 def _version(tensor: Tensor) -> int:
-    """Return what torch raises at every write to the tensor; nothing is read or waited for."""
-    # inference tensors have no count, and torch raises where it is asked for
+    """Return the tensor's version, which torch increments at every write; this does not synchronize."""
+    # inference tensors have no version, and torch would raise
     return -1 if tensor.is_inference() else tensor._version
 
 

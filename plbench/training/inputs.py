@@ -25,7 +25,7 @@ _IN_MEMORY_BYTES = 4 << 30
 
 
 Mixture = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""Of rows int64 [B] and an epoch: the rows and weights, [B, K], of which each input is made (`Method.mixture`)."""
+"""Function of rows int64 [B] and an epoch: rows and weights, [B, K], mixed into each input (`Method.mixture`)."""
 
 
 class Inputs(Protocol):

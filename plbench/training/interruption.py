@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a model trains: heard at once, obeyed between two steps, when everything can be saved."""
+"""Handle Ctrl-C and SIGTERM during training: stop between two steps, after saving."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from dataclasses import dataclass
 from types import FrameType
 
 _GRACE_SECONDS = 20.0
-"""A process that waits for another that is gone cannot come to the end of its step; it is ended after so long."""
+"""Grace period for a process that waits for one that has ended, and thus cannot finish its step."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A training was told to stop by the signal `number`, has saved, and can go on from there."""
+    """A training was stopped by the signal `number`, was saved, and can be resumed."""
 
     def __init__(self, number: int) -> None:
-        """Remember the signal."""
+        """Store the signal."""
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
 
 
 @dataclass
 class Interruption:
-    """The signal that asked for a stop, if one did."""
+    """The signal that requested a stop, if any."""
 
     number: int | None = None
 
 
 @contextlib.contextmanager
 def listening(*, among_several: bool = False) -> Iterator[Interruption]:
-    """Note SIGINT and SIGTERM instead of ending the program, while the scope lasts.
+    """Record SIGINT and SIGTERM inside the scope, instead of ending the program.
 
-    Alone, a second signal ends the program at once. Among several processes, which may be told twice (by the terminal
-    and by what launched them), it is a timer that does so. Outside the main thread nothing changes.
+    With a single process, a second signal ends the program immediately. With several, which may receive it twice (from
+    the terminal and from their launcher), a timer does. Outside the main thread nothing changes.
     """
     heard = Interruption()
-    # Python lets only the main thread set handlers
+    # only the main thread can set handlers
     if threading.current_thread() is not threading.main_thread():
         yield heard
         return
@@ -48,9 +48,10 @@ def listening(*, among_several: bool = False) -> Iterator[Interruption]:
         if heard.number is not None and not among_several:
             raise KeyboardInterrupt
         if heard.number is None and among_several:
-            # os._exit, as an exception would end the timer's thread alone; 128 + n is how a shell reports signal n
+            # os._exit, since an exception would only end the timer's thread; 128 + n is the shell's convention for
+            # signal n
             timers.append(threading.Timer(_GRACE_SECONDS, os._exit, (128 + number,)))
-            # or it would keep a program alive that ends in time
+            # otherwise it would keep a finished program alive
             timers[-1].daemon = True
             timers[-1].start()
         heard.number = number

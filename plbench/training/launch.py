@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 _FAILURES = "PLBENCH_FAILURES"
-"""Environment variable: the folder in which processes that were started here write down why they failed."""
+"""Environment variable: the folder in which launched processes report why they failed."""
 
 _GRACE_SECONDS = 30
-"""What processes get to save and leave when they are told to stop."""
+"""Grace period for processes to save and exit when they are stopped."""
 
 
 def is_worker() -> bool:

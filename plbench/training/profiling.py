@@ -1,4 +1,4 @@
-"""A trace of some steps, as torch's profiler writes it: for Perfetto or chrome://tracing."""
+"""Trace some steps with torch's profiler, for Perfetto or chrome://tracing."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 SKIPPED, WARM_UP, TRACED = 4, 2, 6
-"""Steps that are let pass, that warm the profiler up, and that are traced."""
+"""Numbers of steps that are skipped, used as warm-up, and traced."""
 
 
 @contextlib.contextmanager
 def traced(
     folder: Path, *, rank: int, device: torch.device, tell: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
-    """Yield what to call after each step; write `folder`/profile/rank-R.json, and tell where it lies.
+    """Yield a function to call after each step; write `folder`/profile/rank-R.json, and report its path.
 
-    The work of the `device` is traced beside the CPU's.
+    The work of the `device` is traced as well as the CPU's.
     """
     from torch.profiler import ProfilerActivity, profile, schedule
 

@@ -1,4 +1,4 @@
-"""All that changes while a model trains."""
+"""State of a training."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from plbench.method import Method
 from plbench.training.clock import Clock
 from plbench.training.hooks import Guarded
 
-# of what a checkpoint keeps, the attributes that are numbers or made of them
+# attributes in a checkpoint that are plain numbers or containers of them
 _PLAIN = ("epoch", "step", "batch", "seconds", "images_trained", "images_viewed", "history")
 
 
 @dataclass
 class ControlRequest:
-    """What a process wants done before the next step."""
+    """What a process requests before the next step."""
 
     save: bool = False
     stop: bool = False
 
 
 class Tally:
-    """What steps have come to, on the device: the loss of an epoch, the first bad step, and what processes request."""
+    """Results of steps, on the device: the loss of an epoch, the first non-finite step, and requests of processes."""
 
     def __init__(self, device: torch.device) -> None:
-        """Start where nothing has happened."""
-        self._dtype = torch.float32 if device.type == "mps" else torch.float64  # which knows no wider type
+        """Initialise to zero steps."""
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.loss_sum = torch.zeros((), dtype=self._dtype, device=device)
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self._bad_loss = torch.zeros((), dtype=self._dtype, device=device)
@@ -40,7 +40,7 @@ class Tally:
     def vector(self, total: Tensor, weight: Tensor | float, request: ControlRequest) -> Tensor:
         """Return [4] on the device: total, weight and requests of this process, to be summed over all."""
         like = self.loss_sum
-        # one vector, so that one all-reduce carries everything; a copy from the host would wait for the device
+        # a single vector needs one all-reduce; it is filled on the device, since a copy from the host would synchronize
         return torch.stack(
             [
                 value.to(like, non_blocking=True) if isinstance(value, Tensor) else torch.full_like(like, value)
@@ -49,14 +49,14 @@ class Tally:
         )
 
     def note(self, sums: Tensor, is_sound: Tensor, step: int) -> None:
-        """Take one step in.
+        """Add one step.
 
         Args:
-            sums: [4] as of `vector`, summed over all processes.
+            sums: [4] as in `vector`, summed over all processes.
             is_sound: a bool on the device: whether loss and gradient are finite.
         """
         total, weight = sums[0], sums[1]
-        # a batch without known labels has no loss, and 0 / 0 would spoil the epoch's
+        # a batch without known labels has no loss; 0 / 0 would make the epoch's NaN
         self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
         first = ~is_sound & (self._bad_step < 0)
         self._bad_step = torch.where(first, step, self._bad_step)
@@ -64,7 +64,7 @@ class Tally:
         self._requests += sums[2:]
 
     def read(self, name: str, steps_per_epoch: int) -> ControlRequest:
-        """Return what processes requested since the last look; waits for the device.
+        """Return requests of all processes since the last call; synchronizes with the device.
 
         Raises:
             TrainingError: if a step was not finite, with the `name` of the method and the epoch.
@@ -76,22 +76,22 @@ class Tally:
                 raise TrainingError(f"the gradient of method {name!r} is not finite {place}, though its loss is")
             raise TrainingError(f"the loss of method {name!r} is {loss} {place}")
         save, stop = self._requests.tolist()
-        # or what is handled now would be handled again at the next look
+        # so that handled requests are not handled again
         self._requests.zero_()
         return ControlRequest(save > 0, stop > 0)
 
 
 @dataclass
 class FitState:
-    """All that changes while a model trains.
+    """State of a training.
 
     Attributes:
-        epoch, step: that are done. batch: those of the epoch that has begun.
-        tally: the loss so far in that epoch, and what went wrong.
-        seconds: that the epoch has taken so far.
-        clock: where the time went, from the first step on.
-        images_trained: that went through the model forward and back, each view of one on its own.
-        images_viewed: that a method looked at between the epochs, forward alone.
+        epoch, step: number completed. batch: number completed in the current epoch.
+        tally: loss in the current epoch, and errors.
+        seconds: of the current epoch so far.
+        clock: time by phase since the first step.
+        images_trained: number of forward and backward passes of images, each view counted.
+        images_viewed: number of forward passes of images by the method between epochs.
     """
 
     model: nn.Module
@@ -109,18 +109,18 @@ class FitState:
     images_trained: int = 0
     images_viewed: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
-    generators: list[dict[str, Any]] | None = None  # of each process, where a checkpoint was made inside an epoch
+    generators: list[dict[str, Any]] | None = None  # of each process, for a checkpoint within an epoch
 
     def averaged(self, weights: Literal["ema", "raw"] = "ema") -> nn.Module:
-        """Return the model with averaged weights where there are any, or with the last ones."""
+        """Return the model with averaged weights, if there are any, or with the current ones."""
         return self.ema.module if weights == "ema" and self.ema is not None else self.model
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values from which the training can go on, but for the states of generators."""
+        """Return tensors and plain values for resuming the training, without generator states."""
         return {
             **self.weights(),
             "optimizer": self.optimizer.state_dict(),
-            # without the functions that torch keeps in it, which a safe loader refuses
+            # without functions stored by torch, which a safe loader rejects
             "schedule": {name: value for name, value in self.schedule.state_dict().items() if not callable(value)},
             "scaler": self.scaler.state_dict(),
             "method": Guarded(self.method).state_dict(),
@@ -132,18 +132,18 @@ class FitState:
         }
 
     def weights(self) -> dict[str, Any]:
-        """Return raw and averaged weights alone: what a finished run keeps."""
+        """Return only raw and averaged weights, which a finished run keeps."""
         ema = None if self.ema is None else own_copy(self.ema.module)
         return {"model": own_copy(self.model), "ema": ema}
 
     def load_weights(self, saved: dict[str, Any]) -> None:
-        """Restore what `weights` gave."""
+        """Restore the result of `weights`."""
         self.model.load_state_dict(saved["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(saved["ema"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -159,5 +159,5 @@ class FitState:
 
 
 def own_copy(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's tensors in memory of their own: a stacked head's are slices, which would save all heads."""
+    """Return copies of a model's tensors: those of a stacked head are slices, and would save all heads."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}

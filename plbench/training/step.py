@@ -23,13 +23,13 @@ from plbench.training.optimizer import scaled_gradients, update
 from plbench.training.state import ControlRequest, FitState, Tally
 
 LARGE_LOGITS_BYTES = 16 << 20
-"""Logits that in float32 are of this size or more have their loss computed in blocks of rows."""
+"""Minimum size of logits, in float32, for which the loss is computed in blocks of rows."""
 
 LOSS_BLOCK_BYTES = 2 << 20
-"""Size of such a block, about: what a loss makes of it, some ten tensors, stays near the processor."""
+"""Approximate size of such a block; about ten intermediate tensors of it fit in the CPU cache."""
 
 READ_EVERY = 16
-"""Steps between two looks at what a GPU found."""
+"""Steps between reads of a GPU's results."""
 
 
 class Network(nn.Module):

@@ -92,7 +92,7 @@ def busy_others() -> int:
 
 
 def seconds_of_products(numbers: list[int]) -> Mapping[int, float]:
-    """Time a product of the size of a head's step with each number of threads, interleaved: the median of rounds."""
+    """Return the median time of a product of a head's size with each number of threads, measured in turn."""
     left, right = torch.ones(256, 1280), torch.ones(1280, 512)
     taken: dict[int, list[float]] = {number: [] for number in numbers}
     for turn in range(_ROUNDS + 1):

@@ -1,1 +1,1 @@
-"""Which mechanism may have made labels partial, and which treatment of unknown labels it asks for."""
+"""Estimate the annotation mechanism behind partial labels, and the treatment of unknown labels that suits it."""

@@ -1,7 +1,7 @@
-"""Which treatment of unknown labels suits one's own data: places them on the map that `which-mode` drew.
+"""Recommend a treatment of unknown labels for a user's data, by placing them on the map from `which-mode`.
 
-The truth behind partial labels is not known, so the place is an estimate, and where the labels cannot say, that is the
-answer. Nothing is looked at but the training part.
+The truth behind partial labels is unknown, so the placement is an estimate; if the labels do not identify it, the
+answer says so. Only the training part is used.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from plbench.runs.workspace import Workspace, open_dataset
 from plbench.spec import Frozen
 
 NEAR = 2.0
-"""Factor within which a setting of the map counts as near, in each coordinate."""
+"""Factor in each coordinate within which a setting of the map counts as near."""
 
 OWN_LABELS = "table"
-"""The dataset that reads a person's own labels."""
+"""The dataset that reads a user's own labels."""
 
-_MAX_FACTOR = 4.0  # factor between the estimates of seeds from which nothing is said
+_MAX_FACTOR = 4.0  # ratio between the estimates of seeds above which no advice is given
 _MAX_CLASSES = 10
 METHODS = {
     IGNORE: ("ce-ignore", "wce-ignore"),
@@ -50,12 +50,11 @@ WITHOUT_NEGATIVES = ("ce-negative", "selective:likelihood", "wan", "hill", "splc
 
 
 class MapCell(Frozen):
-    """One mechanism of the map and what came of each mode there, mAP(C) in percent.
+    """One mechanism of the map and the results of each mode there, mAP(C) in percent.
 
     Attributes:
-        share, advantage, negatives: where it truly lies, see `Placement`.
-        estimated: where it seems to lie to somebody who sees its partial labels alone, as they see their own; None
-            where that is not identifiable.
+        share, advantage, negatives: true placement, see `Placement`.
+        estimated: placement estimated from its partial labels alone, as for a user's data; None if not identifiable.
     """
 
     share: PositiveFloat
@@ -74,29 +73,29 @@ class MapCell(Frozen):
 
 
 class ModeMap(Frozen):
-    """The map of one dataset; `made_on` names it."""
+    """The map of one dataset, named in `made_on`."""
 
     made_on: dict[str, str]
     cells: list[MapCell]
 
     @property
     def dataset(self) -> str:
-        """Name of the dataset that it was made on."""
+        """Name of the map's dataset."""
         return self.made_on.get("dataset", "?")
 
     def near(self, low: Placement, high: Placement) -> list[tuple[MapCell, Placement]]:
-        """Return the settings near a range of estimates, with where each of them seems to lie."""
+        """Return the settings near a range of estimates, each with its estimated placement."""
         return [(cell, seen) for cell in self.cells if (seen := cell.estimated) and _is_near(seen, low, high)]
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What is said to a person.
+    """Advice for the user.
 
     Attributes:
-        low, high: where the labels lie, over seeds; None where that is not identifiable.
-        modes: that win near there, each with the share of the near settings in which nothing is better.
-        methods: to try. rivals: of the modes that do not win there, so that a comparison can prove the map wrong.
+        low, high: range of placements over seeds; None if not identifiable.
+        modes: that win nearby, with the share of nearby settings in which no mode is better.
+        methods: to try. rivals: of modes that do not win nearby, so that a comparison can refute the map.
         answer: in words.
         classes: those with the highest estimates: name, known positives, estimated positives.
         notes: on how the labels were read.
@@ -117,10 +116,10 @@ class Advice:
 
 
 def read_maps(paths: Sequence[Path] = ()) -> list[ModeMap]:
-    """Return the maps that come with plbench, one a dataset, or others that `plbench study which-mode` wrote.
+    """Return the maps included in plbench, one per dataset, or others written by `plbench study which-mode`.
 
     Raises:
-        PlbenchError: if a file cannot be read as one.
+        PlbenchError: if a file is not a map.
     """
     shipped = resources.files("plbench.experiments.mechanism") / "maps"
     sources: Sequence[Traversable] = paths or sorted(shipped.iterdir(), key=lambda file: file.name)
@@ -141,16 +140,16 @@ def read_maps(paths: Sequence[Path] = ()) -> list[ModeMap]:
 
 
 def advise(request: Request, workspace: Workspace, maps: Sequence[ModeMap], *, num_seeds: int = 3) -> Advice:
-    """Estimate what was hidden, place the labels on the map, and name what to try.
+    """Estimate what was hidden, place the labels on the map, and recommend methods.
 
     Args:
-        request: the data and the model that looks at it; its method is not looked at.
+        request: data and model; its method is not used.
         workspace: where and how.
         maps: from `read_maps`.
-        num_seeds: models that estimate.
+        num_seeds: models for the estimate.
 
     Raises:
-        PlbenchError: if the data cannot be read, or nothing is known of them.
+        PlbenchError: if the data cannot be read, or no label is known.
     """
     dataset = open_dataset(request.dataset, workspace)
     protocol_data = ProtocolData(dataset, choose_protocol(dataset, request.simulate, request.simulation_seed))
@@ -166,7 +165,7 @@ def advise(request: Request, workspace: Workspace, maps: Sequence[ModeMap], *, n
         )
     if problem := _without_looking(positives, negatives):
         return _refusal(bare, problem)
-    # models trained on known labels alone; nobody looks at test here
+    # models trained on known labels alone; test is not used here
     candidates = [Candidate("ce-ignore", named=True)]
     plans = plan_comparison(replace(request, scores_test=False), candidates, num_seeds, workspace).plans
     for result in run_here(plans, workspace):
@@ -175,7 +174,7 @@ def advise(request: Request, workspace: Workspace, maps: Sequence[ModeMap], *, n
     estimates = [estimated(plan, workspace) for plan in plans]
     mean = np.mean(np.stack(estimates), axis=0)
     bare = replace(bare, classes=_classes(labels, mean))
-    own = [plan.protocol_data.train().labels for plan in plans]  # where labels are simulated, each seed has its own
+    own = [plan.protocol_data.train().labels for plan in plans]  # simulated labels differ between seeds
     placements = [f for seen, estimate in zip(own, estimates, strict=True) if (f := place(seen, estimate)) is not None]
     if len(placements) < num_seeds:
         return _refusal(bare, f"too few classes have {MIN_KNOWN} known positives and negatives")
@@ -187,7 +186,7 @@ def advise(request: Request, workspace: Workspace, maps: Sequence[ModeMap], *, n
 
 
 def _without_looking(positives: np.ndarray, negatives: np.ndarray) -> str | None:
-    """Return why counts alone rule an estimate out."""
+    """Return why counts alone rule out an estimate; None if they do not."""
     if negatives.sum() == 0:
         return (
             "there is no verified negative, and positives alone do not show whether a class is rare or seldom annotated"
@@ -201,7 +200,7 @@ def _without_looking(positives: np.ndarray, negatives: np.ndarray) -> str | None
 
 
 def _refusal(bare: Advice, why: str) -> Advice:
-    """Advise where nothing is identifiable: what to try is then what needs no estimate."""
+    """Return the advice if nothing is identifiable: methods that need no estimate."""
     hint = (
         "So which treatment of unknown labels suits these data cannot be predicted; compare treatments on a test "
         "part whose labels are known."
@@ -211,7 +210,7 @@ def _refusal(bare: Advice, why: str) -> Advice:
 
 
 def _classes(labels: PartialLabels, estimate: np.ndarray) -> tuple[tuple[str, int, int | None], ...]:
-    """Return classes with the most positives by the estimate."""
+    """Return the classes with the highest estimated number of positives."""
     known = labels.counts()[0]
     order = np.argsort(-np.nan_to_num(estimate, nan=-1.0), kind="stable")[:_MAX_CLASSES]
     return tuple(
@@ -237,7 +236,7 @@ def _by_map(
     ranks = float(spearman_by_depth(labels.counts()[0][usable], estimate[usable], [int(usable.sum())])[0])
     if not math.isnan(ranks):
         said.append(f"Annotation counts and the estimate rank the classes with a Spearman correlation of {ranks:.2f}.")
-    # with the truth of each: how far the estimate of the share was off is then known
+    # their truth is known, and so is the error of the estimated share
     near = {known.dataset: found for known in maps if (found := known.near(low, high))}
     if not near:
         said.append("No setting of the maps is close to this; compare all modes.")
@@ -262,11 +261,11 @@ def _by_map(
 
 
 def winners(maps: Sequence[ModeMap], low: Placement, high: Placement) -> dict[str, float]:
-    """Return the modes that win near a range of estimates, the likeliest first; empty where no setting is near.
+    """Return the modes that win near a range of estimates, in descending order; empty if no setting is near.
 
     Returns:
-        Share of the near settings in which nothing is better than the mode, as a mean over the datasets that have any:
-        a map of many settings has no more to say than one of few.
+        Share of the near settings in which no mode is better, averaged over the datasets that have any, so that maps
+        with many settings do not count more.
     """
     found = [near for known in maps if (near := known.near(low, high))]
     shares = {
@@ -278,14 +277,14 @@ def winners(maps: Sequence[ModeMap], low: Placement, high: Placement) -> dict[st
 
 @dataclass(frozen=True)
 class LeftOut:
-    """How well maps advise on a dataset that they were not made on.
+    """Quality of the maps' advice for a dataset that they were not made on.
 
     Attributes:
-        settings: of the dataset's own map whose place can be estimated. near: of them, those that the other maps have
-            a setting near.
-        right: of the near ones, those in which nothing is better than the mode that is named first.
-        loss: mean mAP(C) by which the best mode is ahead of the one that is named first, percentage points.
-        always: the same of taking one mode throughout, by mode.
+        settings: number of settings of the dataset's own map that can be placed. near: those with a near setting on the
+            other maps.
+        right: number of near ones in which no mode is better than the recommended one.
+        loss: mean difference of mAP(C) between the best and the recommended mode, in percentage points.
+        always: the same for always choosing one mode, by mode.
     """
 
     dataset: str
@@ -297,7 +296,7 @@ class LeftOut:
 
 
 def leave_one_out(maps: Sequence[ModeMap]) -> list[LeftOut]:
-    """Ask the maps of all other datasets about each setting of each map, by what its partial labels alone tell.
+    """Use the maps of all other datasets for each setting of each map, placed by its partial labels alone.
 
     Args:
         maps: of at least two datasets.
@@ -305,7 +304,7 @@ def leave_one_out(maps: Sequence[ModeMap]) -> list[LeftOut]:
     found = []
     for own in maps:
         others = [other for other in maps if other.dataset != own.dataset]
-        compared = [cell for cell in own.cells if cell.means.keys() == {*MODES}]  # the others have a run that failed
+        compared = [cell for cell in own.cells if cell.means.keys() == {*MODES}]  # others have a failed run
         placed = [(cell, cell.estimated) for cell in compared if cell.estimated is not None]
         asked = [(cell, modes) for cell, seen in placed if (modes := winners(others, seen, seen))]
         firsts = [(cell, next(iter(modes))) for cell, modes in asked]
@@ -325,10 +324,10 @@ def _range(low: float, high: float, style: str) -> str:
 
 
 def _is_near(seen: Placement, low: Placement, high: Placement) -> bool:
-    """Return whether a setting lies within a factor of `NEAR` of the range of estimates, in each coordinate.
+    """Return whether a setting is within a factor of `NEAR` of the range of estimates, in each coordinate.
 
-    Estimates are compared with what the same estimator says of the setting, not with the truth: it takes the share for
-    too low where verified negatives are few, and a large advantage of rare classes for a smaller one, here as there.
+    Estimates are compared with estimates of the setting, not with its truth, since both have the same bias: the share
+    is underestimated if verified negatives are few, and so is a large advantage of rare classes.
     """
     value, bottom, top = (np.log(astuple(placement)) for placement in (seen, low, high))
     return bool(max((bottom - value).max(), (value - top).max()) <= math.log(NEAR) + 1e-9)

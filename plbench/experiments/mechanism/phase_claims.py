@@ -13,7 +13,7 @@ OURS = "ours"
 
 
 def wins_somewhere(mode: str) -> Claim:
-    """Test whether under some mechanism the mode is above both others."""
+    """Test whether the mode is above both others under some mechanism."""
 
     def test(findings: Findings) -> Verdict:
         rivals = [other for other in MODES if other != mode]
@@ -23,7 +23,7 @@ def wins_somewhere(mode: str) -> Claim:
 
 
 def gap_grows(words: str, better: str, worse: str, axis: str) -> Claim:
-    """From the low to the high end of an axis, all else equal, one mode gains on the other.
+    """Return the claim that, from the low to the high end of an axis, all else equal, one mode gains on the other.
 
     Args:
         words: the claim.
@@ -46,7 +46,7 @@ def gap_grows(words: str, better: str, worse: str, axis: str) -> Claim:
 
 
 def never_far_behind(mode: str, points: float) -> Claim:
-    """Test whether the mode is never more than so many percentage points below another one."""
+    """Test whether the mode is never more than this many percentage points below another one."""
 
     def test(findings: Findings) -> Verdict:
         found = []
@@ -60,12 +60,12 @@ def never_far_behind(mode: str, points: float) -> Claim:
 
 
 def placed_within(factor: float, coordinate: str, *, few_negatives: bool) -> Claim:
-    """Test whether, wherever one coordinate is estimated, by partial labels alone, it is within a factor of the truth.
+    """Test whether estimates of a coordinate, from partial labels alone, are always within a factor of the truth.
 
     Args:
         factor: at least 1.
         coordinate: "share" or "advantage".
-        few_negatives: of the settings with fewer verified negatives than known positives; else of the others.
+        few_negatives: for settings with fewer verified negatives than known positives; otherwise for the others.
     """
 
     def test(findings: Findings) -> Verdict | None:

@@ -1,4 +1,4 @@
-"""A map of annotation mechanisms: which treatment of unknown labels wins where, and how sure that is."""
+"""A map of annotation mechanisms: which treatment of unknown labels wins where, with what certainty."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 IGNORE, NEGATIVE, SELECTIVE = MODES = ("Ignore", "Negative", "Selective")
 METRIC = "map_c"
-_ACROSS = 2  # panels side by side, so that words in squares can be read on a page
+_ACROSS = 2  # panels per row, so that text in squares is legible
 _LOOKS = dict(zip(MODES, COLOURS, strict=False))
 
 
@@ -40,8 +40,8 @@ class Cell:
     """One mechanism with its points by mode.
 
     Attributes:
-        keep, bias, negatives: as the simulation was told. truth: where its labels lie. estimate: where they seem to
-            lie, to somebody who sees the partial labels alone; None where that is not identifiable.
+        keep, bias, negatives: parameters of the simulation. truth: true placement. estimate: placement estimated from
+            the partial labels alone; None if not identifiable.
     """
 
     keep: float
@@ -53,29 +53,29 @@ class Cell:
 
     @property
     def order(self) -> list[str]:
-        """Modes by mean mAP(C), the best first."""
+        """Modes in descending order of mean mAP(C)."""
         return sorted(self.points, key=lambda mode: -self.points[mode].values[METRIC].mean)
 
     @property
     def best(self) -> str:
-        """By mean mAP(C)."""
+        """Mode with the highest mean mAP(C)."""
         return self.order[0]
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """The best and what is statistically tied with it."""
+        """The best mode and those statistically tied with it."""
         pairs = compare_pairs([self.points[mode].values[METRIC] for mode in self.order])
         return tuple(mode for mode, is_tied in zip(self.order, pairs.tied, strict=True) if is_tied)
 
     @property
     def lead(self) -> float:
-        """Of the best over the second, percentage points."""
+        """Difference between the best and the second mode in percentage points."""
         means = [self.points[mode].values[METRIC].mean for mode in self.order]
         return means[0] - means[1] if len(means) > 1 else 0.0
 
 
 def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
-    """Return metrics of every run, with the mechanism as it was, and as estimated from the partial labels alone."""
+    """Return metrics of every run, with the true mechanism and the one estimated from the partial labels alone."""
     points = metrics_of_records(context, rows, num_seeds, workspace)
     found = []
     with workspace.reporter.task("Placing the labels of each setting on the map") as report:
@@ -96,7 +96,7 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
 
 
 def estimated(plan: ResolvedRun, workspace: Workspace) -> np.ndarray:
-    """Return true positives of each class [C], as estimated by the CE-Ignore model of a run."""
+    """Return the number of positives of each class [C], as estimated by the CE-Ignore model of a run."""
     histogram = reduced(plan, "unknown-scores", unknown_scores, workspace)
     return estimated_positives(histogram.numpy(), plan.protocol_data.train(plan.spec.train_part).labels)
 
@@ -115,13 +115,13 @@ def cells(findings: Findings) -> list[Cell]:
 
 
 def _placement(point: Point, kind: str) -> Placement | None:
-    """Of a point's facts; None where it has none of that kind."""
+    """Return the placement in a point's facts; None if it has none of that kind."""
     names = [f"{kind}_{name}" for name in ("share", "advantage", "negatives")]
     return Placement(*(point.facts[name] for name in names)) if set(names) <= point.facts.keys() else None
 
 
 def phases(findings: Findings) -> Figure:
-    """Draw a panel for each number of negatives: a square for each mechanism, in the colour of the mode that wins."""
+    """Draw a panel for each number of negatives: a square for each mechanism, in the colour of the winning mode."""
     from matplotlib.patches import Patch
 
     all_cells = cells(findings)
@@ -155,7 +155,7 @@ def _square(axes: Axes, x: int, y: int, cell: Cell) -> None:
 
 
 def as_map(findings: Findings) -> dict[str, str]:
-    """Return the map as `plbench advise` reads it."""
+    """Return the map in the format of `plbench advise`."""
     rows = [
         {
             **asdict(cell.truth),

@@ -1,9 +1,9 @@
-"""Which mechanism may have made labels partial: how much was annotated, how biased to rare classes, how many absences.
+"""Estimate the annotation mechanism: how much was annotated, its bias to rare classes, and the number of negatives.
 
-The truth is estimated by a model that was trained on known labels alone. Its probabilities follow the balance of the
-*annotated* cells, which says nothing of the others; the expectation-maximisation of Saerens, Latinne and Decaestecker
-(2002) finds the balance under which they agree with the unknown cells. That is right if annotators chose among the
-images of a class without looking, so that annotated and unknown positives look alike.
+The truth is estimated by a model trained on known labels alone. Its probabilities follow the class balance of the
+*annotated* cells; the expectation-maximisation of Saerens, Latinne and Decaestecker (2002) finds the balance that fits
+its predictions on unknown cells. This is correct if annotators selected images within a class at random, so that
+annotated and unknown positives look alike.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import PositiveFloat  # checked where a map is read
+from pydantic import PositiveFloat  # validated when a map is read
 from torch import Tensor
 
 from plbench.data.labels import PartialLabels
@@ -23,24 +23,24 @@ from plbench.method import TrainView
 FloatArray = npt.NDArray[np.float64]
 
 NUM_BINS = 200
-_EDGE = 12.0  # logits beyond this are as good as certain
+_EDGE = 12.0  # logits beyond this are practically certain
 _WIDTH = 2 * _EDGE / (NUM_BINS - 1)
 _ROUNDS = 500
 MIN_KNOWN = 20
-"""Known positives, and negatives, from which a class counts."""
+"""Minimum number of known positives, and of known negatives, of a class that is used."""
 
 MAX_ERROR = 0.25
-"""Standard error of a class's number of positives, as a share of it, up to which the class counts."""
+"""Maximum standard error of the number of positives of a class that is used, relative to that number."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where labels lie on the map of mechanisms.
+    """Coordinates of labels on the map of mechanisms.
 
     Attributes:
-        share: of all positives that are known, estimated, in [0, 1].
-        advantage: how many times likelier a positive of the rarer half of classes is annotated than one of the
-            frequent half: 1 where annotation keeps the frequencies of classes.
+        share: estimated share of all positives that are known, in [0, 1].
+        advantage: ratio of the probabilities that a positive is annotated in the rarer and in the more frequent half of
+            classes; 1 if annotation keeps class frequencies.
         negatives: known negatives per known positive.
     """
 
@@ -58,20 +58,21 @@ def unknown_scores(view: TrainView) -> Tensor:
         place_ = ((logits + _EDGE) / _WIDTH).T
         below = place_.floor().clamp(max=NUM_BINS - 2)
         unknown = (labels == 0).T.double()
-        for bins, weight in ((below, below + 1 - place_), (below + 1, place_ - below)):  # so that means stay exact
+        # linear interpolation keeps means exact
+        for bins, weight in ((below, below + 1 - place_), (below + 1, place_ - below)):
             counts.scatter_add_(1, bins.long(), weight * unknown)
     return counts
 
 
 def estimated_positives(histogram: FloatArray, labels: PartialLabels) -> FloatArray:
-    """Return number of images of each class that truly have it: the known ones, and those estimated among the unknown.
+    """Return the estimated number of positive images of each class: known ones plus those among the unknown.
 
     Args:
         histogram: [C, NUM_BINS] from `unknown_scores`.
         labels: that the model was trained on.
 
     Returns:
-        [C]; NaN for classes of which too few labels are known, or which the model does not see.
+        [C]; NaN for classes with too few known labels, or which the model cannot distinguish.
     """
     positives, negatives = (counts.astype(np.float64) for counts in labels.counts())
     usable = (positives >= MIN_KNOWN) & (negatives >= MIN_KNOWN)
@@ -84,7 +85,7 @@ def estimated_positives(histogram: FloatArray, labels: PartialLabels) -> FloatAr
         weighted = likelihood_ratio * (share / (1 - share))[:, None]
         found = (histogram * (weighted / (1 + weighted))).sum(axis=1) / np.maximum(unknown, 1)
         share = np.clip(found, 1e-6, 1 - 1e-6)
-    # the Fisher information on the share of a mixture: where both parts look alike there is none
+    # Fisher information on the share of a mixture: zero if both components look alike
     slope = (likelihood_ratio - 1) / (1 + (likelihood_ratio - 1) * share[:, None])
     error = 1 / np.sqrt(np.maximum((histogram * slope**2).sum(axis=1), 1e-12))
     usable &= error * unknown <= MAX_ERROR * (positives + unknown * share)
@@ -92,9 +93,9 @@ def estimated_positives(histogram: FloatArray, labels: PartialLabels) -> FloatAr
 
 
 def place(labels: PartialLabels, estimate: FloatArray) -> Placement | None:
-    """Return the mechanism that an estimate of the true positives speaks for.
+    """Return the mechanism that follows from an estimate of the true positives.
 
-    None where fewer than four classes count.
+    None if fewer than four classes can be used.
     """
     positives, negatives = (counts.astype(np.float64) for counts in labels.counts())
     usable = ~np.isnan(estimate) & (estimate > 0)
@@ -114,11 +115,11 @@ def place(labels: PartialLabels, estimate: FloatArray) -> Placement | None:
 
 
 def true_placement(labels: PartialLabels, truth: PartialLabels) -> Placement | None:
-    """Return the same from the labels that a simulation hid."""
+    """Return the placement from the true labels that a simulation hid."""
     return place(labels, truth.counts()[0].astype(np.float64))
 
 
 def spread(placements: Sequence[Placement]) -> tuple[Placement, Placement]:
-    """Return lowest and highest values of each coordinate."""
+    """Return the lowest and highest values of each coordinate."""
     values = np.array([astuple(placement) for placement in placements])
     return Placement(*map(float, values.min(axis=0))), Placement(*map(float, values.max(axis=0)))

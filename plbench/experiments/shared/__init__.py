@@ -1,1 +1,1 @@
-"""What a study is made of: its runs, its claims and what they rest on, its charts, and what it leaves."""
+"""Parts of an experiment: runs, claims and their evidence, charts, and results."""

@@ -1,4 +1,4 @@
-"""The kinds of figure that experiments choose from: lines with intervals, dots in rows, a map."""
+"""Kinds of figures for experiments: lines with intervals, rows of dots, bars."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ACROSS = 4  # panels, at most
+_ACROSS = 4  # maximum number of panels per row
 _MAX_ROWS = 34
-_APART = 3.0  # points between lines at one place
+_APART = 3.0  # points between lines at the same position
 
 
 def lines(
@@ -34,14 +34,14 @@ def lines(
     scale: str | Mapping[str, str] = "linear",
     reference: str | None = None,
 ) -> Callable[[Findings], Figure]:
-    """Return a panel for each part of the figure, a line for each series, a bar for each interval.
+    """Return a function that draws a panel for each part, a line for each series, and a bar for each interval.
 
     Args:
-        metric: what is drawn.
-        x_label: of the horizontal axis, by panel where it differs.
-        y_label: of the vertical one.
-        scale: "linear", "log", "symlog" or "places" (evenly spaced), by panel where it differs.
-        reference: panel of points that are drawn as level lines in all others.
+        metric: to draw.
+        x_label: of the horizontal axis; by panel if it differs.
+        y_label: of the vertical axis.
+        scale: "linear", "log", "symlog" or "places" (evenly spaced); by panel if it differs.
+        reference: panel whose points are drawn as horizontal lines in all others.
     """
 
     def draw(findings: Findings) -> Figure:
@@ -71,7 +71,7 @@ def lines(
 def _line(
     axes: Axes, points: Sequence[Point], metric: str, name: str, looks: Mapping[str, Mapping[str, object]], scale: str
 ) -> None:
-    """Draw one line, a little to the right of the lines before it, so that bars at one place do not hide each other."""
+    """Draw one line, shifted slightly to the right of the previous ones, so that their bars do not overlap."""
     from matplotlib.transforms import ScaledTranslation
 
     drawn = [(point, point.values[metric].figure()) for point in points if metric in point.values]
@@ -88,7 +88,7 @@ def _line(
     assert axes.figure is not None
     aside = _APART * (list(looks).index(name) - (len(looks) - 1) / 2)
     moved = ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
-    for artist in (line, *caps, *bars):  # only now, since the axes take their limits from what is drawn in place
+    for artist in (line, *caps, *bars):  # only now, since axis limits are computed from the unshifted line
         artist.set_transform(artist.get_transform() + moved)
     if by_place:
         axes.set_xticks(x, names)
@@ -96,7 +96,7 @@ def _line(
 
 
 def _plain_ticks(axes: Axes, findings: Findings, panel: str, kind: str) -> None:
-    """Set ticks where points are, in plain numbers."""
+    """Set ticks at the points, in plain numbers."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
     places = sorted({float(p.x) for p in findings.points if p.panel == panel and not isinstance(p.x, str)})
@@ -108,9 +108,9 @@ def _plain_ticks(axes: Axes, findings: Findings, panel: str, kind: str) -> None:
 
 
 def dots(metrics: Mapping[str, str]) -> Callable[[Findings], Figure]:
-    """Return a row for each point, a panel for each metric.
+    """Return a function that draws a row for each point and a panel for each metric.
 
-    A dot with its interval, and a hollow one for what a paper says, the point's fact `published_METRIC`.
+    Measured values are dots with intervals; published ones, from the point's fact `published_METRIC`, are hollow.
 
     Args:
         metrics: heading of each panel by metric.
@@ -147,11 +147,11 @@ def _dots(axes: Axes, rows: Sequence[Point], metric: str) -> None:
 
 
 def ranked_bars(correlation: str, value: str, series: str) -> Callable[[Findings], Figure]:
-    """Return lines of a correlation by depth above, bars of the highest values of one series below, panel by panel.
+    """Return a function that draws, by panel, a correlation by depth above and the highest values of one series below.
 
     Args:
-        correlation: what is drawn above; where nothing has it, only the bars are drawn.
-        value: what is drawn below, of the points whose place is a name. series: whose.
+        correlation: drawn above; if no point has it, only the bars are drawn.
+        value: drawn below, for points whose x is a name. series: of these points.
     """
 
     def draw(findings: Findings) -> Figure:
@@ -178,7 +178,7 @@ def ranked_bars(correlation: str, value: str, series: str) -> Callable[[Findings
 
 
 def _bars(axes: Axes, points: Sequence[Point], value: str) -> None:
-    """Draw the highest on top; a cross where the truth is."""
+    """Draw bars with the highest on top, and a cross at the truth."""
     for place, point in enumerate(points):
         axes.barh(place, point.values[value].figure().mean, color=COLOURS[0], height=0.66)
         if "true_share" in point.facts:

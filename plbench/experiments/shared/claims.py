@@ -1,4 +1,4 @@
-"""Claims as functions of the data: what is compared, and when a claim held, did not, or cannot be told."""
+"""Claims as functions of the data: what is compared, and when a claim held, did not hold, or is undecided."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _MAX_NAMED = 4
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference that a claim says is above 0.
+    """A difference that is above 0 according to a claim.
 
     Attributes:
-        label: where it was looked at, such as "p = 0.5".
-        seeds: of the training with fewest.
+        label: of the place, such as "p = 0.5".
+        seeds: minimum number of seeds of the two.
     """
 
     label: str
@@ -29,16 +29,16 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """As "p = 0.5: +1.20 [+0.80, +1.60]"."""
+        """Text such as "p = 0.5: +1.20 [+0.80, +1.60]"."""
         low, high = self.difference.interval
         return f"{self.label}: {self.difference.value:+.2f} [{low:+.2f}, {high:+.2f}]".removeprefix(": ")
 
 
 def every(comparisons: Sequence[Comparison | None]) -> Verdict:
-    """Decide: held where each difference is above 0 significantly; not held where one is below it (Holm over all).
+    """Decide: held if all differences are significantly above 0; not held if one is significantly below (Holm).
 
-    For "all of them" each interval counts at its own level: the claim is wrongly held with at most that chance.
-    None, what was not run or is undefined, does not count.
+    For a conjunction, each interval is tested at its own level: the probability of wrongly accepting the claim does not
+    exceed it. None (not run, or undefined) is ignored.
     """
     known = [c for c in comparisons if c is not None]
     if problem := _refusal(known):
@@ -60,10 +60,9 @@ def every(comparisons: Sequence[Comparison | None]) -> Verdict:
 
 
 def some(places: Sequence[Sequence[Comparison | None]]) -> Verdict:
-    """Decide: held where for one of the places each of its differences is above 0, with Holm over the places.
+    """Decide: held if at one of the places all differences are above 0, with Holm over the places.
 
-    Not held where for every place one of its differences is below 0 significantly. A place counts if none of its
-    differences is None.
+    Not held if at every place some difference is significantly below 0. Places with None are ignored.
     """
     known = [found for place in places if len(found := [c for c in place if c is not None]) == len(place)]
     if problem := _refusal([c for place in known for c in place]):
@@ -92,7 +91,7 @@ def _refusal(comparisons: Sequence[Comparison]) -> Verdict | None:
 
 
 def _most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Return those that speak against the claim first; in the order of places where there are few."""
+    """Return those that contradict the claim most; all in order if there are few."""
     if len(comparisons) <= _MAX_NAMED:
         return list(comparisons)
     return sorted(comparisons, key=lambda c: c.difference.value)[:_MAX_NAMED]
@@ -106,13 +105,13 @@ def above(
     panel: str = "",
     label: str = "",
 ) -> Comparison | None:
-    """Return one (series, x) minus another, of one panel; None where either was not run."""
+    """Return the difference between two (series, x) of one panel; None if either was not run."""
     a, b = findings.at(*first, panel), findings.at(*second, panel)
     return None if a is None or b is None else difference(a, b, metric, label)
 
 
 def difference(a: Point, b: Point, metric: str, label: str = "") -> Comparison | None:
-    """Return one point minus another; None where a value is undefined."""
+    """Return the difference between two points; None if a value is undefined."""
     if metric not in a.values or metric not in b.values:
         return None
     gap = a.values[metric].minus(b.values[metric])
@@ -120,7 +119,7 @@ def difference(a: Point, b: Point, metric: str, label: str = "") -> Comparison |
 
 
 def gap_change(first: tuple[Point, Point], second: tuple[Point, Point], metric: str, label: str) -> Comparison:
-    """Return one gap minus another, of data that need not be the same: each gap is drawn on its own.
+    """Return the difference between two gaps, of possibly different data: each gap is resampled separately.
 
     Args:
         first: two points of one data set, whose gap is the first minus the second. second: two of another.
@@ -134,13 +133,13 @@ def gap_change(first: tuple[Point, Point], second: tuple[Point, Point], metric: 
 def line_above(
     better: str, worse: str, metric: str, panel: str, x_name: str, places: Callable[[Place], bool] = lambda x: True
 ) -> Test:
-    """Return a test: one line lies above another at every place that both have.
+    """Return a test that one line is above another at every common place.
 
     Args:
         better, worse: the lines. metric: of both.
-        panel: where they are, or how its name begins.
-        x_name: of a place, for the evidence.
-        places: which count.
+        panel: of the lines, or a prefix of its name.
+        x_name: name of x, for the evidence.
+        places: filter of places.
     """
 
     def test(findings: Findings) -> Verdict | None:
@@ -159,7 +158,7 @@ def line_above(
 def peak_inside(
     series: str, metric: str, ends: Callable[[Context], tuple[float, float]], words: Callable[[Place, float], str]
 ) -> Test:
-    """Return a test: at some place between its two ends a line is above both of them.
+    """Return a test that a line is above both of its ends at some place between them.
 
     Args:
         series: the line. metric: of it.
@@ -181,7 +180,7 @@ def peak_inside(
 
 
 def above_all(leader: str, metric: str, panel: str) -> Test:
-    """Return a test: one row of a table is above each of the others that were run."""
+    """Return a test that one row of a table is above all others that were run."""
 
     def test(findings: Findings) -> Verdict | None:
         rows = {point.series: point for point in findings.points if point.panel == panel}
@@ -194,11 +193,11 @@ def above_all(leader: str, metric: str, panel: str) -> Test:
 
 
 def gap_falls(upper: str, lower: str, metric: str, panel: str, *, rising: bool) -> Test:
-    """Return a test: the absolute gap between two lines is smaller at one end than at the other.
+    """Return a test that the absolute gap between two lines is smaller at one end than at the other.
 
     Args:
-        upper, lower: the lines. metric: of both. panel: where they are.
-        rising: the gap is to be smaller at the right end; else at the left one.
+        upper, lower: the lines. metric: of both. panel: of the lines.
+        rising: the gap should be smaller at the right end; otherwise at the left one.
     """
 
     def test(findings: Findings) -> Verdict:

@@ -1,4 +1,4 @@
-"""Estimates of the class prior, from trained models and from counts, against the truth that a simulation hid."""
+"""Estimates of the class prior, from trained models and from counts, compared with the truth hidden by a simulation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from plbench.runs.workspace import Workspace
 COUNTS = "count of annotations"
 SPEARMAN, PRIOR = "spearman", "prior"
 DEPTHS = (10, 20, 30, 40, 60, 80, 120, 200, 400, 800)
-"""Numbers of most frequent classes over which ranks are compared, and of course over all."""
+"""Numbers of most frequent classes over which ranks are compared, in addition to all."""
 
 TOP = 20
-"""Classes whose names are shown."""
+"""Number of classes whose names are shown."""
 
 
 def mean_prediction(view: TrainView) -> Tensor:
@@ -33,12 +33,12 @@ def mean_prediction(view: TrainView) -> Tensor:
 
 
 def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
-    """Rank correlation with the truth over the top-k classes, and the classes that each estimate puts first."""
+    """Return rank correlations with the truth over the top-k classes, and the top classes of each estimate."""
     points = []
     for panel in dict.fromkeys(row.case.panel for row in rows):
         members = [row for row in rows if row.case.panel == panel]
         plans, part, seeds = members[0].plans, members[0].plans[0].spec.train_part, members[0].seeds
-        hidden = plans[0].protocol_data.hidden_truth(part)  # the same for all seeds; the labels are each seed's own
+        hidden = plans[0].protocol_data.hidden_truth(part)  # equal for all seeds, unlike the labels
         labels = [plan.protocol_data.train(part).labels for plan in plans]
         truth = None if hidden is None else hidden.counts()[0] / hidden.num_images
         vectors = {}  # [S, C] with the keys of the runs
@@ -46,7 +46,7 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
             of_seeds = [reduced(plan, "class-average", mean_prediction, workspace) for plan in row.plans]
             vectors[row.case.series] = np.stack([vector.double().numpy() for vector in of_seeds]), row.keys
         vectors[COUNTS] = np.stack([own.counts()[0] / own.num_images for own in labels]), ()
-        known: dict[str, npt.NDArray[Any]] = {}  # of each class
+        known: dict[str, npt.NDArray[Any]] = {}  # numbers of known labels by class
         if truth is not None:
             known = {"true_share": truth, "true_place": stats.rankdata(-truth, method="min").astype(int)}
             for name, (estimates, keys) in vectors.items():
@@ -66,13 +66,14 @@ def _correlations(estimates: FloatArray, truth: FloatArray) -> Iterator[tuple[in
     for k in (*(k for k in DEPTHS if k < len(truth)), len(truth)):
         top = order[:k]
         values = np.nan_to_num(np.concatenate([spearman_by_depth(one, truth, [k]) for one in estimates]))
-        drawn = top[draw_indices(f"classes/{k}", NUM_DRAWS * k, k).reshape(NUM_DRAWS, k)]  # the same for all estimates
+        # the same resamples for all estimates
+        drawn = top[draw_indices(f"classes/{k}", NUM_DRAWS * k, k).reshape(NUM_DRAWS, k)]
         draws = np.stack([_rank_correlation(one[drawn], truth[drawn]) for one in estimates])
         yield k, Sample.of_runs(values, draws, bounds=(-1.0, 1.0))
 
 
 def _rank_correlation(estimate: FloatArray, truth: FloatArray) -> FloatArray:
-    """Return spearman's correlation of each row of two [R, k]; 0 where one of them is constant, which ranks nothing."""
+    """Return Spearman's correlation of each row of two [R, k]; 0 if one of them is constant."""
     a, b = (stats.rankdata(values, axis=1) for values in (estimate, truth))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
@@ -81,9 +82,9 @@ def _rank_correlation(estimate: FloatArray, truth: FloatArray) -> FloatArray:
 
 
 def side_by_side(findings: Findings, panel: str) -> str:
-    """Return the names that each series puts first, as a Markdown table.
+    """Return the top classes of each series as a Markdown table.
 
-    Beside each, its true place where that is known.
+    Each has its true rank, if known.
     """
     series = findings.series(panel)
     columns = [

@@ -1,4 +1,4 @@
-"""From an experiment to its findings: plans, runs what is missing, measures."""
+"""Execute an experiment: plan, run what is missing, and measure."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from plbench.runs.stored import replicates_of
 from plbench.runs.workspace import Workspace, open_dataset
 
 Setting = tuple[Comparison, dict[str, Case]]
-"""The runs of one data set and model; the cases by the words of their candidates."""
+"""The runs of one dataset and model, and the cases by the names of their candidates."""
 
 
 def execute(
     experiment: Experiment, request: Request | None, workspace: Workspace, *, scale: Scale, num_seeds: int
 ) -> Findings:
-    """Make the runs that are missing and measure all of them.
+    """Run what is missing, and measure all runs.
 
     Args:
-        experiment: which.
-        request: dataset, model and plan; None for an experiment that needs no dataset.
+        experiment: the experiment.
+        request: dataset, model and plan; None for an experiment without a dataset.
         workspace: where and how.
-        scale: how many places of the figure.
-        num_seeds: trainings of each.
+        scale: number of places in the figure.
+        num_seeds: trainings of each case.
 
     Raises:
-        PlbenchError: if the dataset is not there, or no run of the experiment fits it.
+        PlbenchError: if the dataset is missing, or no run of the experiment fits it.
     """
     if request is None:
         context = Context("", "", "none", 0, 0, False, scale)
@@ -77,7 +77,7 @@ def execute(
 
 
 def inspect_data(request: Request, workspace: Workspace, scale: Scale) -> Context:
-    """Return what the cases may depend on; nothing of the test split is looked at."""
+    """Return the information that cases may depend on; the test split is not used."""
     dataset = open_dataset(request.dataset, workspace)
     protocol = choose_protocol(dataset, request.simulate, request.simulation_seed)
     labels = ProtocolData(dataset, protocol).whole_train.labels
@@ -95,16 +95,16 @@ def inspect_data(request: Request, workspace: Workspace, scale: Scale) -> Contex
 def plan_all(
     experiment: Experiment, request: Request, context: Context, num_seeds: int, workspace: Workspace
 ) -> tuple[list[Setting], list[Skipped]]:
-    """Return the cases by what they share, data and model, with a plan for each seed; and those that do not fit."""
+    """Return the cases by shared dataset and model, with a plan for each seed, and those that do not fit."""
     groups: dict[str, list[Case]] = defaultdict(list)
     for case in experiment.cases(context):
         groups[json.dumps([case.simulate, dict(case.model)], sort_keys=True)].append(case)
     settings: list[Setting] = []
     left_out: list[Skipped] = []
-    # random weights that were asked for are those of a case's own backbone, too
+    # random weights in the request also apply to a case's own backbone
     weights = {"weights": "random"} if request.model.get("weights") == "random" else {}
     for members in groups.values():
-        # the name of a variant keeps candidates of one method apart; what they are called is the case's affair
+        # numbers as names of variants distinguish candidates of one method; labels come from the case
         candidates = [Candidate(case.method, str(number), case.params) for number, case in enumerate(members)]
         cases = {candidate.words: case for candidate, case in zip(candidates, members, strict=True)}
         model = {**request.model, **members[0].model, **weights}
@@ -126,7 +126,7 @@ def plan_all(
 def estimate(
     experiment: Experiment, request: Request | None, workspace: Workspace, scale: Scale, num_seeds: int
 ) -> tuple[str, dict[str, Any]]:
-    """Return one line on what `execute` would run and what that takes, and the figures; nothing is trained.
+    """Return one line on what `execute` would run and its estimate, and the figures; nothing is trained.
 
     Raises:
         PlbenchError: as `execute`.
@@ -141,7 +141,7 @@ def estimate(
 
 
 def _announcement(experiment: Experiment, settings: Sequence[Setting], workspace: Workspace) -> tuple[str, Estimate]:
-    """Return one line on what will run and what it takes, and the estimate."""
+    """Return one line on the runs and their estimate, and the estimate."""
     found = estimate_runs([plan for comparison, _ in settings for plan in comparison.plans], workspace)
     text = f"Study {experiment.name}: {found.num_trainings} trainings"
     if not found.missing:
@@ -150,7 +150,7 @@ def _announcement(experiment: Experiment, settings: Sequence[Setting], workspace
 
 
 def metrics_of_records(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
-    """Return a point for each row: every headline metric and group, with the replicates that its runs left."""
+    """Return a point for each row: every headline metric and group, with the replicates of its runs."""
     return [
         Point(row.case.series, row.case.x, record_samples(row.records, workspace), row.case.panel, row.keys, row.seeds)
         for row in rows
@@ -158,7 +158,7 @@ def metrics_of_records(context: Context, rows: Sequence[Row], num_seeds: int, wo
 
 
 def reduced(plan: ResolvedRun, name: str, reduce: Callable[[TrainView], Tensor], workspace: Workspace) -> Tensor:
-    """Return what a stage of a name computes from the model of a run and its training part, kept for the next time."""
+    """Return the result of a stage with this name, computed from a run's model and training part; it is cached."""
     stage = Stage(name, method=plan.spec.method.name, reduce=reduce)
     return runner.stage_artifact(replace(plan, stages={name: (stage, plan)}), name, workspace)
 

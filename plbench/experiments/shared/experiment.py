@@ -1,4 +1,4 @@
-"""What an experiment is: which runs, what is measured, how it is drawn, and which claims it tests."""
+"""Definition of an experiment: its runs, measurements, figure and claims."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 Scale = Literal["tiny", "default", "full"]
 Place = float | str
-"""Where a point lies on the horizontal axis: a number, or a name."""
+"""Position of a point on the horizontal axis: a number, or a name."""
 
 SEEDS: Mapping[Scale, int] = {"tiny": 1, "default": 3, "full": 5}
 NUM_DRAWS = 1000
-"""Bootstrap draws of what is no metric of a run; a run's own metrics come with as many."""
+"""Number of bootstrap draws for values other than a run's metrics, which have as many."""
 
 T = TypeVar("T")
 FloatArray = npt.NDArray[np.float64]
@@ -33,11 +33,11 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Context:
-    """What the runs of an experiment may depend on: the data that it was asked about, and how much of it to do.
+    """Information that the runs of an experiment may depend on: the dataset, and the scale.
 
     Attributes:
         board: the protocol's name without its version, such as "openimages-v6".
-        simulation: of the protocol that was asked for.
+        simulation: of the requested protocol.
         is_complete: whether every training label is known, so that a simulation can hide some.
     """
 
@@ -50,7 +50,7 @@ class Context:
     scale: Scale = "default"
 
     def pick(self, tiny: T, default: T, full: T) -> T:
-        """Return what goes with the scale."""
+        """Return the value for the scale."""
         return {"tiny": tiny, "default": default, "full": full}[self.scale]
 
 
@@ -59,9 +59,9 @@ class Case:
     """One method with one set of values under one annotation mechanism: a point of the figure, with all its seeds.
 
     Attributes:
-        series: the line that it is on. x: its place on the axis. panel: the part of the figure.
-        simulate: how labels are hidden; None as asked for on the command line.
-        model: fields of the model that differ from what was asked for, such as the backbone.
+        series: its line. x: its position on the axis. panel: the part of the figure.
+        simulate: how labels are hidden; None for the setting of the command line.
+        model: fields of the model that differ from the request, such as the backbone.
     """
 
     series: str
@@ -83,23 +83,23 @@ class Row:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Of the runs."""
+        """Keys of the runs."""
         return tuple(record.key for record in self.records)
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the runs."""
+        """Seeds of the runs."""
         return tuple(record.spec.seed for record in self.records)
 
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured at one place of the figure.
+    """Measurements at one place of the figure.
 
     Attributes:
-        values: by name: "map_c", "map_o", a group of classes, or whatever else the experiment measures.
-        keys: of the runs behind it. facts: what else is worth a column in the data file.
-        shown: what is drawn beside, too large for the data file.
+        values: by name: "map_c", "map_o", a group of classes, or other measurements of the experiment.
+        keys: of its runs. facts: other columns of the data file.
+        shown: additional content of the figure that is too large for the data file.
     """
 
     series: str
@@ -117,7 +117,7 @@ class Findings:
     """All points of an experiment, and what could not be run.
 
     Attributes:
-        setting: regime and model in words; empty where nothing was trained on a dataset.
+        setting: regime and model in words; empty if nothing was trained on a dataset.
     """
 
     context: Context
@@ -126,7 +126,7 @@ class Findings:
     setting: str = ""
 
     def at(self, series: str, x: Place, panel: str = "") -> Point | None:
-        """Return the point at a place; None where there is none."""
+        """Return the point at a place; None if there is none."""
         return next((p for p in self.points if (p.series, p.x, p.panel) == (series, x, panel)), None)
 
     def line(self, series: str, panel: str = "") -> list[Point]:
@@ -136,21 +136,21 @@ class Findings:
 
     @property
     def panels(self) -> list[str]:
-        """In the order in which they come."""
+        """Names of panels, in order of occurrence."""
         return list(dict.fromkeys(p.panel for p in self.points))
 
     def panel(self, start: str) -> str:
-        """Return the first panel whose name begins so; the words themselves where there is none."""
+        """Return the first panel whose name has this prefix; the prefix itself if there is none."""
         return next((panel for panel in self.panels if panel.startswith(start)), start)
 
     def series(self, panel: str | None = None) -> list[str]:
-        """Return names of lines, of one panel or of all, in the order in which they come."""
+        """Return names of lines, of one panel or of all, in order of occurrence."""
         return list(dict.fromkeys(p.series for p in self.points if panel in (None, p.panel)))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a claim.
+    """Result of a claim.
 
     Attributes:
         why: one sentence of evidence, with intervals.
@@ -161,15 +161,15 @@ class Verdict:
 
 
 Test = Callable[[Findings], Verdict | None]
-"""Decides a claim; None where the claim is not about what was run."""
+"""Decides a claim; None if the claim does not concern what was run."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that the data may bear out.
+    """A claim that the data can confirm or refute.
 
     Attributes:
-        words: the sentence. source: who says it. test: decides it.
+        words: the sentence. source: its origin. test: decides it.
     """
 
     words: str
@@ -179,18 +179,18 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One figure or table of the paper, or one beyond it.
+    """One figure or table of the paper, or an additional one.
 
     Attributes:
-        shows: which of the paper's figures or tables.
-        cases: what runs.
-        measure: what of it is drawn: metrics of the records (`metrics_of_records`) or what stages computed.
-        draw: the figure.
-        caption: what is to be seen, without the numbers of images and seeds, which are added.
-        varies_simulation: it chooses how labels are hidden, so that asking for a simulation would mean nothing.
-        needs_dataset: whether anything runs on a dataset at all.
-        seeds: by scale, where they are not the usual ones.
-        write: more files of text, by name.
+        shows: the paper's figures or tables.
+        cases: the runs.
+        measure: returns the points: metrics of the records (`metrics_of_records`), or results of stages.
+        draw: draws the figure.
+        caption: of the figure; numbers of images and seeds are appended.
+        varies_simulation: it sets how labels are hidden, so that the user cannot choose a simulation.
+        needs_dataset: whether anything runs on a dataset.
+        seeds: by scale, if different from the defaults.
+        write: returns additional text files by name.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Tables 1 to 4 of the paper: which rows, run how, what the paper reports for each, percent, and what was run here.
+"""Tables 1 to 4 of the paper: rows, how to run them, published figures in percent, and results here.
 
-Ben-Baruch et al., CVPR 2022, arXiv 2110.10955. The same figures are quoted on the boards; a test compares them.
+Ben-Baruch et al., CVPR 2022, arXiv 2110.10955. The boards quote the same figures; a test compares them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BOTH = "P-ASL, Selective (both)"
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row: what it is called in the paper, how it is run here, and its figures there.
+    """One row: its name in the paper, how it is run here, and its published figures.
 
     Attributes:
         model: fields of the model that differ from the dataset's recipe.
@@ -41,8 +41,8 @@ class PaperTable:
     """One table.
 
     Attributes:
-        board: on which it would be a row of ours. metrics: of each row's figures, in order.
-        leader: the row that the paper finds best.
+        board: the corresponding board. metrics: of each row's figures, in order.
+        leader: the best row in the paper.
     """
 
     number: int
@@ -53,11 +53,11 @@ class PaperTable:
 
     @property
     def title(self) -> str:
-        """As panels are called."""
+        """Name of the panel."""
         return f"Table {self.number}"
 
     def reports(self, spec: RunSpec) -> bool:
-        """Return whether a run did what the table is about: its data, or the authors' copy of them, by its recipe."""
+        """Return whether a run matches the table: its data, or the authors' copy of them, with its recipe."""
         is_published_data = spec.protocol.name.partition("/")[0] in (self.board, f"{self.board}-csl")
         return is_published_data and (spec.recipe, spec.regime) == ("paper", "finetune")
 
@@ -123,10 +123,10 @@ TABLES = (
 
 
 def tables_of(context: Context) -> tuple[PaperTable, ...]:
-    """Return the tables that are about a dataset; of another one the methods of table 1, at full scale tables 1 to 3.
+    """Return the tables of a dataset; for others the methods of table 1, at full scale tables 1 to 3.
 
-    Table 4 has rows of table 1 alone. Table 3's other systems train one by one, and table 2's backbones are fetched,
-    so both take more than minutes.
+    Table 4 only has rows of table 1. Methods in table 3 are not trained together, and backbones of table 2 must be
+    downloaded, so both take more than minutes.
     """
     own = tuple(table for table in TABLES if context.dataset.startswith(table.board))
     return own or context.pick(TABLES[:1], TABLES[:1], TABLES[:3])
@@ -165,7 +165,7 @@ def _agreement(values: Mapping[str, Sample], theirs: Mapping[str, float]) -> lis
 
 
 def markdown(findings: Findings) -> dict[str, str]:
-    """Return each table as Markdown: run here, published, and whether the two agree."""
+    """Return each table as Markdown: results here, published figures, and whether they agree."""
     return {
         f"{panel.lower().replace(' ', '-')}.md": _table([p for p in findings.points if p.panel == panel])
         for panel in findings.panels

@@ -1,7 +1,7 @@
-"""A plane of points with six classes, partly annotated, and small networks that really learn from it.
+"""A toy plane of points with six partly annotated classes, and small networks that learn from it.
 
-The classes are discs, so that the right boundary is known. The first is frequent and seldom annotated where it is
-present, the others are rare and annotated wherever they are, as annotation by a budget for each class leaves it.
+The classes are discs, so that the true boundaries are known. The first is frequent and rarely annotated where present;
+the others are rare and annotated almost everywhere, as if each class had the same annotation budget.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ DISCS = (  # centre and radius
     *((-0.7, 0.75, 0.22), (-0.7, -0.7, 0.25), (0.0, -0.85, 0.2)),
 )
 NUM_POINTS = 700
-KNOWN_PRESENT = (0.06, 0.9, 0.9, 0.9, 0.9, 0.9)  # chance that a present label is annotated
+KNOWN_PRESENT = (0.06, 0.9, 0.9, 0.9, 0.9, 0.9)  # probability that a present label is annotated
 KNOWN_ABSENT = (0.06, 0.012, 0.012, 0.012, 0.012, 0.012)
 STEPS, RATE, WIDTH = 400, 0.01, 48
-GRID = 81  # points a side
+GRID = 81  # points per side
 OVERLAP = "overlap"
-"""Name of what is measured, see `overlap`."""
+"""Name of the measurement, see `overlap`."""
 
 BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Points [N, 2] in [-1, 1], their truth [N, C] and what of it is known, int8 [N, C]."""
+    """Points [N, 2] in [-1, 1], true labels [N, C], and known labels, int8 [N, C]."""
 
     points: Tensor
     truth: Tensor
@@ -52,7 +52,7 @@ class Plane:
 
 
 def true_classes(points: Tensor) -> Tensor:
-    """Return which discs each point lies in, bool [N, C]."""
+    """Return whether each point is in each disc, bool [N, C]."""
     centres, radii = torch.tensor([d[:2] for d in DISCS]), torch.tensor([d[2] for d in DISCS])
     return torch.cdist(points, centres) < radii
 
@@ -82,7 +82,7 @@ def learn(
     artifacts: Mapping[str, Tensor],
     num_steps: int = STEPS,
 ) -> nn.Module:
-    """Return a small network trained by a method on what is known of a plane."""
+    """Return a small network trained by a method on the known labels of a plane."""
     positives, negatives = ((plane.labels == value).sum(0).numpy() for value in (1, -1))
     names = tuple(str(c) for c in range(len(DISCS)))
     task = Task(
@@ -117,16 +117,16 @@ def learn(
 def learn_all(
     modes: Mapping[str, tuple[str, Mapping[str, Any]]], registry: Registry, num_seeds: int, report: ProgressReport
 ) -> dict[str, list[npt.NDArray[np.float32]]]:
-    """Return probabilities [GRID^2, C] that each mode learns from the plane of each seed.
+    """Return probabilities [GRID^2, C] of each mode on the plane of each seed.
 
     Args:
-        modes: method and parameters by name. A prior is estimated, where one is wanted, by a network of CE-Ignore.
+        modes: method and parameters by name. Priors, if needed, are estimated by a network of CE-Ignore.
         registry: of methods.
-        num_seeds: planes, with a network of each mode.
-        report: is told how far it is.
+        num_seeds: number of planes, with one network per mode.
+        report: receives progress.
     """
     learned: dict[str, list[npt.NDArray[np.float32]]] = {mode: [] for mode in modes}
-    with on_threads(1):  # networks as small as these wait longer for a second core than they compute
+    with on_threads(1):  # for such small networks, synchronising a second thread costs more than it saves
         for seed in range(num_seeds):
             plane = make_plane(seed)
             ignoring = learn(registry.method("ce-ignore"), {}, plane, seed, {})
@@ -139,21 +139,21 @@ def learn_all(
 
 
 def probabilities(network: nn.Module, points: Tensor) -> Tensor:
-    """Return [N, C]."""
+    """Return probabilities [N, C]."""
     with torch.inference_mode():
         return torch.sigmoid(network(points))
 
 
 def overlap(predicted: BoolArray, true: BoolArray) -> float:
-    """Return shared area of two regions as a share of what either covers, percent."""
+    """Return the intersection over union of two regions in percent."""
     union = np.count_nonzero(predicted | true)
     return 100.0 * np.count_nonzero(predicted & true) / union if union else 100.0
 
 
 def draw_boundaries(findings: Findings) -> Figure:
-    """Draw a column for each mode, a row for each class: what is learned beside where the class is, of the first seed.
+    """Draw a column for each mode and a row for each class, with the learned and the true region, for the first seed.
 
-    Each point shows column, probability and plane, as `_draw_field` takes them.
+    Each point's `shown` has column, probability and plane, as in `_draw_field`.
     """
     modes, classes = findings.series(), findings.panels
     figure, axes = new_figure(len(modes), len(classes), width=2.5, height=2.5)
@@ -168,7 +168,7 @@ def draw_boundaries(findings: Findings) -> Figure:
 
 
 def _draw_field(axes: Axes, column: int, probability: npt.NDArray[np.float32], plane: Plane) -> None:
-    """Draw what a network says of a class over the plane [GRID^2], the class's disc, and the points that it learned."""
+    """Draw a network's probability of a class over the plane [GRID^2], the class's disc, and the training points."""
     from matplotlib.patches import Circle
 
     side = np.linspace(-1, 1, GRID)

@@ -1,4 +1,4 @@
-"""What an experiment leaves: the figure, its data as CSV and JSON, its caption, and what became of the claims."""
+"""Results of an experiment: the figure, its data as CSV and JSON, its caption, and the decided claims."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def conclude(experiment: Experiment, findings: Findings, command: str, folder: P
     """Decide the claims, draw, and write everything.
 
     Args:
-        experiment: which.
+        experiment: the experiment.
         findings: its points.
-        command: that makes them, for the caption.
-        folder: where files go; what is there of the same names is replaced.
+        command: to reproduce them, for the caption.
+        folder: target; existing files with the same names are replaced.
 
     Returns:
         The content of NAME.json: plain values, NaN as None.
@@ -64,7 +64,7 @@ def conclude(experiment: Experiment, findings: Findings, command: str, folder: P
 
 
 def data_table(findings: Findings) -> str:
-    """Return one CSV row a point and quantity: mean, interval, the value of each seed, and the keys of the runs."""
+    """Return one CSV row per point and quantity: mean, interval, the value of each seed, and the keys of the runs."""
     facts = list(dict.fromkeys(name for point in findings.points for name in point.facts))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -118,7 +118,7 @@ def _caption(experiment: Experiment, findings: Findings) -> str:
 
 
 def words(content: Mapping[str, Any]) -> list[str]:
-    """Return what a person reads of what `conclude` gives: each claim with what became of it."""
+    """Return the results of `conclude` in words: each claim and its verdict."""
     claims = content["claims"]
     pairs = [(f"{c['status'].upper()}: {c['claim']} ({c['source']}).", f"    {c['why']}") for c in claims]
     return [line for pair in pairs for line in pair]

@@ -1,4 +1,4 @@
-"""How every figure of a study looks: colours, marks, and files that can be read on white and on black."""
+"""Style of all figures of experiments: colours, markers, and files for light and dark pages."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#00875f", "#b0629a", "#7f7f7f", "#a07800")
-"""After Okabe and Ito, some darker: told apart by the colour-blind, and seen on white and on black."""
+"""Based on Okabe and Ito, some darker: colour-blind safe, and visible on white and on black."""
 
 MARKS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.4, 1.2, 1.4)), (0, (8, 2)), (0, (3, 1)))
 INK, PALE, PAPER = "#262626", "#d9d9d9", "#ffffff"
 DARK = {INK: "#e8e8e8", PALE: "#3f444b", PAPER: "#0d1117"}
-"""What text, grid and background become where the reader's page is dark."""
+"""Colours of text, grid and background on dark pages."""
 
 _STYLE: Any = {
     "font.size": 9,
@@ -44,7 +44,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "lines.linewidth": 1.4,
     "lines.markersize": 5,
-    "svg.hashsalt": "plbench",  # the same bytes each time
+    "svg.hashsalt": "plbench",  # reproducible bytes
     "svg.fonttype": "none",  # text stays text
     "axes.facecolor": PAPER,
     "figure.facecolor": PAPER,
@@ -53,18 +53,18 @@ _PNG_DPI = 110
 
 
 def styled() -> AbstractContextManager[None]:
-    """Apply the style, while something is drawn."""
+    """Return a context that applies the style."""
     from matplotlib import rc_context  # slow to import
 
     return rc_context(_STYLE)
 
 
 def new_figure(columns: int, rows: int = 1, *, width: float = 3.4, height: float = 2.9) -> tuple[Figure, list[Axes]]:
-    """Return a figure of equal panels in the style of all.
+    """Return a figure of equal panels in this style.
 
     Args:
         columns, rows: of panels.
-        width, height: of one panel, inches.
+        width, height: of one panel in inches.
     """
     from matplotlib.figure import Figure
 
@@ -75,7 +75,7 @@ def new_figure(columns: int, rows: int = 1, *, width: float = 3.4, height: float
 
 
 def new_grid(number: int, across: int, y_label: str, **size: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure of so many panels, at most so many side by side; the label stands at the left of each row."""
+    """Return a figure with this number of panels, at most `across` per row; the label is at the left of each row."""
     across = min(across, number)
     figure, axes = new_figure(across, -(-number // across), **size)
     for spare in axes[number:]:
@@ -86,25 +86,25 @@ def new_grid(number: int, across: int, y_label: str, **size: float) -> tuple[Fig
 
 
 def add_legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
-    """Put one legend below all panels: each label once."""
+    """Add one legend below all panels, with each label once."""
     handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     if handles:
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
 
 
 def strokes(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return colour, mark and dash of each line: any one of the three tells lines apart."""
+    """Return colour, marker and dash of each line; each of them alone distinguishes lines."""
     kinds = zip(cycle(COLOURS), cycle(MARKS), cycle(DASHES), strict=False)
     return {n: {"color": c, "marker": m, "linestyle": d} for n, (c, m, d) in zip(names, kinds, strict=False)}
 
 
 def plain(text: str) -> str:
-    """Return the text without anything that matplotlib would take for a formula, or cannot write."""
+    """Return the text without characters that matplotlib would interpret as a formula, or cannot display."""
     return drawable(text).replace("$", r"\$")
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[str, ...]:
-    """Write NAME.svg, which follows the reader's page into dark mode, and NAME.png on white; return their names.
+    """Write NAME.svg, which adapts to dark mode, and NAME.png on white; return their names.
 
     Raises:
         StoreError: if they cannot be written.
@@ -117,16 +117,16 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[str, ...]:
         figure.savefig(drawn, format="svg", metadata={"Date": None})
         figure.savefig(pixels, format="png", dpi=_PNG_DPI)
     write_text(folder / f"{name}.svg", in_both_modes(drawn.getvalue()))
-    with Image.open(pixels) as image:  # few colours are enough, and a repository of many figures stays small
+    with Image.open(pixels) as image:  # few colours suffice, and keep repositories with many figures small
         few = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
     write_atomically(folder / f"{name}.png", lambda file: few.save(file, format="PNG", optimize=True))
     return f"{name}.svg", f"{name}.png"
 
 
 def in_both_modes(svg: str) -> str:
-    """Return an SVG of this style with rules that exchange ink and paper where the page is dark."""
+    """Return an SVG of this style with rules that swap text and background colours on dark pages."""
     pairs = [(what, light, dark) for light, dark in DARK.items() for what in ("fill", "stroke")]
     rules = [f'[style*="{what}: {light}"]{{{what}:{dark}!important}}' for what, light, dark in pairs]
-    rules.append(f"text{{fill:{DARK[INK]}}}")  # text that names no colour is black
+    rules.append(f"text{{fill:{DARK[INK]}}}")  # text without an explicit colour is black
     head, end, body = svg.partition("<defs>")
     return f"{head}<style>@media (prefers-color-scheme: dark){{{''.join(rules)}}}</style>{end}{body}"

@@ -32,16 +32,16 @@ from plbench.training.stacked.layers import StackedLinear, layers_of
 from plbench.training.state import FitState
 
 BLOCK_BYTES = 64 << 20
-"""Parameters of heads whose products are one, at most."""
+"""Maximum size of the parameters of heads that share one product."""
 
 HEADS_PER_THREAD = 4
-"""Heads of one order that are worth a thread of their own: fewer, and what they would share is computed too often."""
+"""Minimum number of heads of one order per thread; with fewer, shared work is repeated too often."""
 
 AHEAD = 2
-"""Batches of an order that wait for its threads, or are worked on, at most."""
+"""Maximum number of batches of an order that are queued or in progress."""
 
 Lane = list[Executor]
-"""Threads, one in each executor, that take the steps of one order at a time: what is handed to one is done in turn."""
+"""Threads for the steps of one order: each executor has one thread, and runs its steps in order."""
 
 _OWN_HOOKS = ("build", "transform", "mixture", "forward", "epoch_start", "epoch_end", "state_dict", "load_state_dict")
 _LOGIT_TENSORS = 24  # approximate number of tensors of the logits' size in a loss
