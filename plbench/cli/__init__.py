@@ -1,4 +1,4 @@
-"""The commands: parse, call one function, print. What is slow to import is imported inside a command."""
+"""The command line: parse, call one function, print. Slow imports are inside commands."""
 
 from __future__ import annotations
 
@@ -84,23 +84,23 @@ app.add_typer(board_app, name="board")
 
 
 def main() -> None:
-    """Run the command line: errors that a person can fix are one sentence and exit code 2."""
+    """Run the command line; errors that the user can fix are printed as one sentence, with exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # where its encoding is not one of all characters
+            stream.reconfigure(errors="backslashreplace")  # for encodings that lack some characters
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
         _name_bus_errors()
     join_words()
     try:
         with plain_warnings():
-            app(prog_name="plbench")  # leaves by SystemExit: 0, or 2 after a mistyped option
+            app(prog_name="plbench")  # ends with SystemExit: 0, or 2 for invalid options
     except PlbenchError as error:
         options = "--runs DIR, --out, --data-root or PLBENCH_CACHE=DIR"
         place = f" with {options}" if isinstance(error, UnwritableError) else ""
         sys.exit(say(f"error: {' '.join(str(error).splitlines())}{place}", 2))
     except (SystemExit, KeyboardInterrupt) as leave:
-        if isinstance(leave, SystemExit) and leave.code != 130:  # what typer makes of Ctrl-C
+        if isinstance(leave, SystemExit) and leave.code != 130:  # raised by typer on Ctrl-C
             raise
         cause: BaseException | None = leave
         while cause is not None and not isinstance(cause, Stopped):
@@ -118,27 +118,27 @@ def main() -> None:
                 sys.exit(
                     say(f"error: {where}: {error.strerror}; free some space, allow writing, or choose another place", 2)
                 )
-        if is_worker():  # what launched several processes prints the first failure, and no other
+        if is_worker():  # only the launcher prints, and only the first failure
             write_failure(traceback.format_exc(), 1)
-            os._exit(1)  # without a traceback of its own
+            os._exit(1)  # without another traceback
         raise
 
 
 def _bus_error(number: int) -> None:
     text = "a file was cut short while it was in use, or a disk or /dev/shm is full; run the same command again"
     os.write(2, f"plbench: error: {text}\n".encode())
-    os._exit(2)  # what raised it would raise it again
+    os._exit(2)  # an exception here would be raised by the same access again
 
 
 if sys.platform != "win32":
-    _ON_BUS_ERROR = ctypes.CFUNCTYPE(None, ctypes.c_int)(_bus_error)  # kept: C holds no reference
+    _ON_BUS_ERROR = ctypes.CFUNCTYPE(None, ctypes.c_int)(_bus_error)  # kept alive, since C holds no reference
 
 
 def _name_bus_errors() -> None:
-    """Have the system's SIGBUS, at a page of a memory-mapped file that is gone, end the program with a sentence."""
+    """End the program with a message on SIGBUS, which accessing a missing page of a memory-mapped file raises."""
     if sys.platform != "win32":
         libc = ctypes.CDLL(None)
-        # Python's own handlers run between two of its instructions, and the one that failed would never end
+        # Python's own handlers run between instructions, and the failing one would never end
         libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, type(_ON_BUS_ERROR)], ctypes.c_void_p
         libc.signal(signal.SIGBUS, _ON_BUS_ERROR)
 
@@ -149,13 +149,14 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Show warnings as one plain line each inside the scope; of those that differ in numbers alone, the first."""
+    """Show each warning as one plain line inside the scope; of those that differ only in numbers, only the first."""
     seen: set[tuple[str, str]] = set()
 
     def show(message: Warning | str, category: type[Warning], *place: object, **options: object) -> None:
         text = " ".join(str(message).split())
         kind = (category.__name__, re.sub(r"\d+", "", text))
-        if kind not in seen and os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks for all
+        # only the first of several processes shows warnings
+        if kind not in seen and os.environ.get("RANK", "0") == "0":
             library = category.__module__.partition(".")[0]
             echo(f"plbench: note: {text} ({library}: {category.__name__})", err=True)
         seen.add(kind)

@@ -43,7 +43,7 @@ def advise(
         raise PlbenchError("--embeddings: advise uses no method that needs embeddings; leave it out")
     name = dataset or (OWN_LABELS if setting["labels"] is not None else None)
     known = read_maps(maps or ())
-    # as the map was made, unless somebody says otherwise
+    # settings of the maps, unless overridden
     usual = {"recipe": "quick", "regime": "probe"}
     given = {**setting, **{key: value for key, value in usual.items() if setting[key] is None}}
     request = request_from_options({**given, "method": "", "dataset": name})

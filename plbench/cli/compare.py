@@ -73,7 +73,7 @@ def compare(
         raise PlbenchError(f"--studies {studies}: {why}; leave it out for {USUAL_STUDIES}")
     num_studies = studies or USUAL_STUDIES
     if out is not None:
-        picture_format(out)  # before hours of work, not after
+        picture_format(out)  # check before hours of work
         try_folder(out.parent)
     workspace, as_json, names = workspace_for(setting), setting["as_json"], methods or [ALL]
     own = {"method": "", "dataset": dataset, "selection": selection, "no_retrain": no_retrain}
@@ -114,12 +114,12 @@ def compare(
     picture = out or workspace.store.runs / "comparisons" / f"{result.protocol.replace('/', '-')}{in_folds}.png"
     with workspace.reporter.patience("Drawing the picture"):
         draw_comparison(result, command("compare", *shared, *typed(seeds=seeds), *tuned), picture)
-    # what a person might do next, as commands that work as they stand
+    # for commands suggested as next steps, which must work as printed
     where = {"runs": setting["runs"], "plugin": setting["plugin"]}
     steps = [command("runs", "show", result.rows[0].keys[0], runs=setting["runs"])]
     if result.has_few_seeds(result.rows[0]) and len(result.rows) > 1:
         steps.insert(0, command("compare", *shared, *typed(seeds=ENOUGH_SEEDS), *tuned, **where))
-    elif folds is not None:  # no model of a fold has learned from all of train
+    elif folds is not None:  # models of folds were not trained on all of train
         best = next(one for one, plans in comparison.rows if plans[0].spec.key in result.rows[0].keys)
         param = [f"{name}={value}" for name, value in best.params.items()]
         steps.insert(0, command("run", *typed(method=best.method, param=param), *asked, **where))

@@ -1,4 +1,4 @@
-"""What the shell completes: names of methods, variants, datasets, boards and studies, keys of runs. Nothing slow."""
+"""Shell completion: names of methods, variants, datasets, boards and studies, keys of runs; without slow imports."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import typer
 if TYPE_CHECKING:
     from plbench.runs.registry import Kind
 
-_MOST_TOLD = 40  # runs whose records are read, to say what they are
+_MOST_TOLD = 40  # maximum number of runs whose records are read for descriptions
 
 _SHELL, _WORDS, _PLACE = "_PLBENCH_COMPLETE", "COMP_WORDS", "COMP_CWORD"
 _HEAD = "_PLBENCH_COMPLETE_HEAD"
 
 
 def method_names(incomplete: str) -> list[str]:
-    """Return methods whose names begin so."""
+    """Return methods whose names have this prefix."""
     return _names("method", incomplete)
 
 
 def dataset_names(incomplete: str) -> list[str]:
-    """Return datasets whose names begin so."""
+    """Return datasets whose names have this prefix."""
     return _names("dataset", incomplete)
 
 
 def candidate_names(incomplete: str) -> list[str]:
-    """Return what `--methods` may go on with: after the last comma a method, and after a colon its variants."""
+    """Return completions of `--methods`: a method after the last comma, and variants after a colon."""
     head = os.environ.get(_HEAD, "")
     before, comma, last = f"{head}{incomplete}".rpartition(",")
     method, colon, _ = last.partition(":")
@@ -39,29 +39,29 @@ def candidate_names(incomplete: str) -> list[str]:
 
 
 def run_keys(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Return keys of runs that begin so, each with what it is where they are few."""
+    """Return keys of runs with this prefix, with descriptions if there are few."""
     folder = Path(ctx.params.get("runs") or os.environ.get("PLBENCH_RUNS") or "runs")
     paths = sorted(folder.glob(f"{_literal(incomplete)}*/record.json"))
     return [(path.parent.name, _said(path) if len(paths) <= _MOST_TOLD else "") for path in paths]
 
 
 def board_names(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return boards whose names begin so."""
+    """Return boards whose names have this prefix."""
     folder = Path(ctx.params.get("boards") or os.environ.get("PLBENCH_BOARDS") or "leaderboards")
     return sorted(path.parent.name for path in folder.glob(f"{_literal(incomplete)}*/board.json"))
 
 
 def study_names(incomplete: str) -> list[str]:
-    """Return studies whose names begin so."""
+    """Return studies whose names have this prefix."""
     from plbench.experiments import NAMES
 
     return [name for name in ("list", *NAMES) if name.startswith(incomplete)]
 
 
 def join_words() -> None:
-    """Put apart what comes before the word that bash wants completed, of which it ends words at colons.
+    """Join the words that bash splits at colons.
 
-    `selective:lik` comes as three words; here it becomes one, `lik`, and its head is kept for `candidate_names`.
+    `selective:lik` arrives as three words. Here it becomes one, `lik`, and the rest is kept for `candidate_names`.
     """
     os.environ.pop(_HEAD, None)
     if os.environ.get(_SHELL) != "complete_bash":
@@ -83,8 +83,8 @@ def _names(kind: Kind, incomplete: str) -> list[str]:
 
 
 def _variants(method: str) -> list[str]:
-    """Return the variants that a method's file declares, which is not run."""
-    import ast  # here, as every command imports this module
+    """Return the variants declared in a method's file, without running it."""
+    import ast  # not at the top, since every command imports this module
     import importlib.util
 
     from plbench.runs.registry import Registry

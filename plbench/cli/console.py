@@ -1,6 +1,6 @@
-"""What a person sees while work goes on: bars with the time left on a terminal, plain timed lines elsewhere.
+"""Progress display: bars with the remaining time on a terminal, timed lines elsewhere.
 
-Everything here goes to standard error; standard output is for results.
+All output goes to standard error, since standard output is for results.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from plbench.cli.wording import in_options
 from plbench.progress import ProgressReport, Reporter, Tally, duration
 
 _BAR = (TextColumn("{task.description}", markup=False), BarColumn())
-_QUIET_SECONDS = 5.0  # between two plain lines of one task
+_QUIET_SECONDS = 5.0  # minimum time between two lines of one task
 
 
 class ConsoleReporter(Reporter):
-    """Prints lines and the advance of long work to standard error."""
+    """Prints lines and progress to standard error."""
 
     def __init__(self, *, quiet: bool = False, spelt: Callable[[str], str] = in_options) -> None:
-        """Print nothing yet.
+        """Store the settings; nothing is printed yet.
 
         Args:
-            quiet: whether nothing is ever printed.
-            spelt: of a line, how its settings are written: as options of a command, unless something else is given.
+            quiet: print nothing at all.
+            spelt: how settings in a line are written; by default as command-line options.
         """
         super().__init__()
         self.is_shown = not quiet
         self._spelt = spelt
         self._console = PlainConsole(file=sys.stderr, quiet=quiet, soft_wrap=True)
         self._start = time.monotonic()
-        self._show_part: Callable[[str], None] | None = None  # of the bar that a tally has on the terminal
+        self._show_part: Callable[[str], None] | None = None  # shows a part's name on the bar of a tally
 
     def line(self, text: str) -> None:
-        """Print one line; with the time since the start where nobody watches a terminal."""
+        """Print one line, with the elapsed time if not on a terminal."""
         text = self._spelt(text)
         if not self._console.is_terminal:
             text = f"[{time.monotonic() - self._start:7.1f} s] {text}"
@@ -58,17 +58,17 @@ class ConsoleReporter(Reporter):
 
     @contextlib.contextmanager
     def patience(self, text: str) -> Iterator[None]:
-        """Name work that cannot say how far it is, if it takes more than two seconds."""
+        """Show the name of work without progress, if it takes more than two seconds."""
         with _after(2.0, lambda: self.line(text)):
             yield
 
     @contextlib.contextmanager
     def task(self, title: str, *, bytes: bool = False) -> Iterator[ProgressReport]:
-        """Show a piece of work; yield what to call with (done, total), which may count bytes."""
+        """Show a task; yield a callback of (done, total), which may count bytes."""
         if not self._shows_bars:
             yield from self._plain(title, decimal if bytes else "{:,}".format)
             return
-        if (show := self._show_part) is not None:  # one of many: bars of their own would fill the terminal
+        if (show := self._show_part) is not None:  # part of a tally, with too many parts for separate bars
             yield lambda done, total: show(f"{title} {100 * done // max(total, 1)} %")
             show("")
             return
@@ -80,7 +80,7 @@ class ConsoleReporter(Reporter):
 
     @contextlib.contextmanager
     def tally(self, title: str) -> Iterator[Tally]:
-        """Show work of many parts; yield what to call with (done, total, the rest in words: how many failed)."""
+        """Show work of many parts; yield a callback of (done, total, description of the rest, such as failures)."""
         if not self._shows_bars:
             yield self._plain_tally(title)
             return
@@ -103,7 +103,7 @@ class ConsoleReporter(Reporter):
         return self._console.is_terminal and not self._console.quiet
 
     def _plain_tally(self, title: str) -> Tally:
-        """Return a line where a part was done, a few seconds apart at least; else one a minute."""
+        """Print a line when a part is done, with a few seconds in between; otherwise one per minute."""
         last, said = -math.inf, -1
 
         def tally(done: int, total: int, words: str) -> None:
@@ -117,7 +117,7 @@ class ConsoleReporter(Reporter):
 
     def _plain(self, title: str, amount: Callable[[int], str]) -> Iterator[ProgressReport]:
         start = last = time.monotonic()
-        begun: tuple[float, int] | None = None  # work that goes on where it was left does not begin at 0
+        begun: tuple[float, int] | None = None  # resumed work does not start at 0
 
         def report(done: int, total: int) -> None:
             nonlocal last, begun
@@ -139,10 +139,10 @@ class ConsoleReporter(Reporter):
 
 
 def show_progress() -> Reporter:
-    """Return what shows how far work is, to be handed to a function of plbench as `progress=`.
+    """Return a progress display, to pass to plbench's functions as `progress=`.
 
-    On a terminal there are bars with the time left; in a notebook and elsewhere, a line every few seconds. Without it,
-    the functions are silent.
+    On a terminal there are bars with the remaining time; in a notebook and elsewhere, a line every few seconds. Without
+    it, the functions are silent.
 
     Examples:
         >>> import plbench
@@ -155,7 +155,7 @@ def show_progress() -> Reporter:
 
 @contextlib.contextmanager
 def _after(seconds: float, act: Callable[[], None]) -> Iterator[None]:
-    """Act once, from another thread, if the scope lasts longer."""
+    """Call a function once, from another thread, if the scope lasts longer."""
     timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.start()

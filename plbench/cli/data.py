@@ -1,4 +1,4 @@
-"""`plbench data`: what datasets there are, fetching, packing, checking and looking at them."""
+"""`plbench data`: list, download, prepare, verify and show datasets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _options(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Only its signature is read."""
+    """Declare common options; only the signature is used."""
 
 
 _on_a_dataset = with_options(_options)
@@ -52,11 +52,11 @@ def data_list(
 
         workspace = make_workspace({"runs": runs, "plugin": plugin, "data_root": data_root})
         rows = catalogue.list_datasets(workspace)
-        if any(row["state"] in (None, "not usable") for row in rows):  # some file says why, and which is not known
+        if any(row["state"] in (None, "not usable") for row in rows):  # the reason depends on unknown files
             return rows, None
         files = files_of_strangers(workspace.registry.dataset(row["name"]) for row in rows)
         for root in {Path(row["folder"]) for row in rows if row["folder"]}:
-            inner = [path for path in root.glob("*/*") if path.is_dir()]  # what comes or goes shows in its folder
+            inner = [path for path in root.glob("*/*") if path.is_dir()]  # created or deleted files change their folder
             files |= set(map(str, (root, *root.glob("*"), *inner)))
         return rows, files
 
@@ -195,7 +195,7 @@ def data_stats(
     from plbench.runs.inspect import statistics
 
     if out is not None:
-        statistics.picture_format(out)  # a mistyped name is said before millions of labels are counted
+        statistics.picture_format(out)  # check the name before counting millions of labels
     workspace = make_workspace(setting)
     stats = statistics.dataset_stats(name, simulate, workspace, seed)
     if out is not None:

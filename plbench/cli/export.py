@@ -29,7 +29,7 @@ def _where(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Only its signature is read."""
+    """Declare common options; only the signature is used."""
 
 
 @with_options(_where)
@@ -89,7 +89,7 @@ def export(
 
 
 def _check(to: str, out: Path | None, repo: str | None, private: bool) -> None:
-    """Refuse options that do not go together, as one sentence."""
+    """Reject invalid combinations of options with one sentence."""
     if to == HUB and (repo is None or out is not None):
         raise PlbenchError("--to hub uploads the model; give --repo USER/NAME, and leave out --out")
     if to != HUB and (out is None or repo is not None or private):

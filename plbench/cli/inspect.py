@@ -1,4 +1,4 @@
-"""The commands that look at what there is: methods, runs, doctor; and check or begin a method."""
+"""Commands on methods, runs and the installation."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def runs_prune(
 
 
 def _delete(store: Store, room: Room, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Say what goes, ask, and delete it."""
+    """Show what will be deleted, ask, and delete it."""
     from rich.filesize import decimal
 
     from plbench.cli.display import tables

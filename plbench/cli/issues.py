@@ -14,7 +14,7 @@ from plbench.errors import PlbenchError
 if TYPE_CHECKING:
     from plbench.experiments.label_issues import LabelIssues
 
-_SHOWN = 10  # rows of each table
+_SHOWN = 10  # rows per table
 FOLDS, SEEDS, TO_ANNOTATE, ON_SHEET = 5, 3, 1000, 24
 
 

@@ -1,4 +1,4 @@
-"""Options of one value that are given twice are refused: left to itself, the parser takes the last without a word."""
+"""Reject repeated single-value options, of which the parser would silently use the last."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _ADVICE = {"labels": "put both tables into one file, with a column split that sa
 
 
 class OnceCommand(TyperCommand):
-    """A command whose options of one value may come once."""
+    """A command that rejects repeated single-value options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the words of a command line, after a look at what comes twice.
+        """Parse a command line, after checking for repeated options.
 
         Raises:
-            PlbenchError: if an option of one value does, or a flag in both its forms: both values.
+            PlbenchError: if a single-value option, or a flag in both forms, is repeated, with both values.
         """
-        if ctx.resilient_parsing:  # a shell asks how a line may go on
+        if ctx.resilient_parsing:  # called for shell completion
             return super().parse_args(ctx, args)
         try:
             return self._parse_once(ctx, args)
-        except typer.BadParameter as error:  # typer has pydantic check values, and hands its words on
+        except typer.BadParameter as error:  # typer passes on pydantic's messages on values
             error.message = plain_words(error.message)
             raise
 
@@ -52,21 +52,21 @@ class OnceCommand(TyperCommand):
 
 
 class CommandGroup(typer.Typer):
-    """Commands of which each refuses an option of one value that is given twice."""
+    """A group of commands that reject repeated single-value options."""
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
-        """Run the command line as typer does.
+        """Run the command line like typer.
 
-        Only the command that its first words name is built: typer makes a validator of each of the thousand options,
-        which takes longer than most commands. For help and for what is mistyped, all of them are.
+        Only the command named by the first words is built, since typer builds a validator for each of a thousand
+        options, which takes longer than most commands. For help and mistyped commands, all are built.
         """
         return typer.Typer.__call__(self.narrowed(args[0] if args else sys.argv[1:]), *args, **settings)
 
     def narrowed(self, words: Sequence[str]) -> Self:
-        """Return these commands without those that are not named, or as they are where the first word names none.
+        """Return only the named command; all commands if the first word names none.
 
         Args:
-            words: of a command line, after the name of the program or of the group.
+            words: of a command line, after the name of the program or group.
         """
         word = words[0] if words else ""
         commands = [own for own in self.registered_commands if word in (own.name, _name(own.callback))]
@@ -81,9 +81,9 @@ class CommandGroup(typer.Typer):
         return narrow
 
     def command(self, *args: Any, **settings: Any) -> Callable[[Command], Command]:
-        """Register a command as typer does."""
+        """Register a command like typer."""
         return super().command(*args, **{"cls": OnceCommand, **settings})
 
 
 def _name(callback: Callable[..., Any] | None) -> str:
-    return getattr(callback, "__name__", "").replace("_", "-")  # as typer names a command without a name
+    return getattr(callback, "__name__", "").replace("_", "-")  # typer's name of a command without one

@@ -1,4 +1,4 @@
-"""What the commands share: their options' types, the workspace that they make of them, and how they print."""
+"""Shared parts of commands: types of options, the workspace, and output."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from plbench.training.distributed import World
 
 Listing = tuple[list[dict[str, Any]], set[str] | None]
-"""Rows, and the files and folders on which they depend beside plbench's own; None where these are not known."""
+"""Rows, and the files and folders that they depend on besides plbench's own; None if these are unknown."""
 
 Setting = Mapping[str, Any]
-"""Values of options by name; None, or no entry, where not given."""
+"""Values of options by name; None or missing if not given."""
 
 Runs = Annotated[Path, typer.Option(envvar="PLBENCH_RUNS", help="Folder of runs.", show_default=True)]
 Plugins = Annotated[list[Path] | None, typer.Option(help="A Python file with methods or datasets; may be repeated.")]
@@ -103,12 +103,12 @@ Track = Annotated[list[str] | None, typer.Option(help="Log to tensorboard, mlflo
 
 
 def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
-    """Print text on standard output, or standard error, without what would control the terminal."""
+    """Print text to standard output or standard error, without control characters."""
     typer.echo(printable(str(text), keep="\n\t"), err=err, nl=nl)
 
 
 def say(text: str, code: int) -> int:
-    """Print one line on standard error, and return the exit code to leave with."""
+    """Print one line to standard error, and return the exit code."""
     text = in_options(text)
     if is_worker():
         write_failure(f"plbench: {text}", code)
@@ -119,7 +119,7 @@ def say(text: str, code: int) -> int:
 
 
 def with_options(shared: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return what gives a command the options in the signature of `shared` after its own, as its first argument."""
+    """Return a decorator that appends the options of `shared` to a command; it gets their values as first argument."""
     options = inspect.signature(shared, eval_str=True).parameters
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -132,31 +132,31 @@ def with_options(shared: Callable[..., None]) -> Callable[[Callable[..., None]],
 
         every = [*own, *options.values()]
         wrapped.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {option.name: option.annotation for option in every}  # what typer reads
+        wrapped.__annotations__ = {option.name: option.annotation for option in every}  # typer reads these
         return wrapped
 
     return decorate
 
 
 def open_store(runs: Path) -> Store:
-    """Return a folder of runs, with the cache."""
+    """Return the store of a folder of runs, with its cache."""
     from plbench.runs.store import Store
 
     return Store.at(runs)
 
 
 def open_registry(plugins: list[Path] | None) -> Registry:
-    """Return what is installed, and the plugin files given."""
+    """Return the registry of installed plugins and the given plugin files."""
     from plbench.runs.registry import Registry
 
     return Registry.discover(tuple(plugins or ()))
 
 
 def make_workspace(given: Setting, world: World | None = None) -> Workspace:
-    """Return where things are and how to compute, from a command's options.
+    """Return the workspace given by a command's options.
 
     Raises:
-        PlbenchError: if one of them does not say anything, or needs a device or package that is not here.
+        PlbenchError: if an option is invalid, or needs a device or package that is not available.
     """
     from plbench.cli.console import ConsoleReporter
     from plbench.python.settings import workspace_of
@@ -167,7 +167,7 @@ def make_workspace(given: Setting, world: World | None = None) -> Workspace:
 
 
 def all_records(runs: Path) -> list[tuple[Path, Record]]:
-    """Return runs whose record agrees with its tables, oldest first; one that does not is named, and hides no other."""
+    """Return runs whose record matches its tables, oldest first; report others, without hiding any."""
     from plbench.runs.stored import read_own_run
 
     store = open_store(runs)
@@ -181,31 +181,31 @@ def all_records(runs: Path) -> list[tuple[Path, Record]]:
 
 
 def listed(what: str, options: Setting, runs: Path, make: Callable[[], Listing]) -> list[dict[str, Any]]:
-    """Return the rows of a command that lists plugins: as noted before, where nothing that they tell has changed.
+    """Return the rows of a command that lists plugins, cached while nothing that they depend on changes.
 
     Args:
-        what: is listed.
-        options: of the command, by name, that decide what is.
-        runs: folder of runs, beside which the cache is found.
+        what: name of the list.
+        options: of the command that affect the list, by name.
+        runs: folder of runs, next to which the cache is.
         make: imports all plugins, which takes seconds.
     """
     from plbench.runs import answered
 
     store, identity = open_store(runs), None
-    with contextlib.suppress(OSError):  # a folder that cannot be read: asking each plugin says so
+    with contextlib.suppress(OSError):  # a folder that cannot be read is reported by its plugin
         identity = answered.command_sha256({"list": what, **options})
     found = None if identity is None else answered.recall_rows(store, identity)
     if found is not None:
         return found
     rows, files = make()
     if identity is not None and files is not None:
-        with contextlib.suppress(StoreError):  # a full disk costs the time to ask again
+        with contextlib.suppress(StoreError):  # on a full disk, only caching fails
             answered.remember_rows(store, identity, rows, files)
     return rows
 
 
 def emit(content: Any, as_json: bool, show: Callable[[], None]) -> None:
-    """Print JSON alone on standard output, or the readable form."""
+    """Print only JSON to standard output, or the readable form."""
     if not as_json:
         show()
         return
@@ -220,10 +220,10 @@ def emit(content: Any, as_json: bool, show: Callable[[], None]) -> None:
 def parse_assignments(
     texts: Sequence[str] | None, option: str = "-P", example: str = "gamma_unann=4", given: Setting | None = None
 ) -> dict[str, Any]:
-    """Return texts "name=value" as a dictionary, beside what is given already.
+    """Parse "name=value" texts to a dictionary, in addition to `given`.
 
     Raises:
-        PlbenchError: if one has no "=", or a name comes twice.
+        PlbenchError: if one has no "=", or a name is repeated.
     """
     values = dict(given or {})
     for text in texts or ():
@@ -237,14 +237,14 @@ def parse_assignments(
 
 
 def data_options(given: Setting) -> dict[str, Any]:
-    """Return options of a dataset that are given as name=value, by name."""
+    """Return a dataset's options given as name=value, by name."""
     own = {name: given[name] for name in OF_DATA if given.get(name) is not None}
     values = parse_assignments(given.get("data_option"), "-D", "layout=wide", own)
     return {name: value for name, value in values.items() if name not in own}
 
 
 def typed(**options: Any) -> list[str]:
-    """Return options as the words of a command line; one that is None or False is left out, a list repeats its option.
+    """Return options as words of a command line; None and False are left out, lists repeat their option.
 
     Examples:
         >>> typed(seed=0, dry_run=True, quiet=False, param=["a=1", "b=2"], runs=None)
@@ -259,6 +259,6 @@ def typed(**options: Any) -> list[str]:
 
 
 def command(*words: str, runs: Path = RUNS, plugin: Sequence[Path] | None = None) -> str:
-    """Return a command of plbench as it can be typed, with where plugins and runs lie."""
+    """Return a plbench command line, with the locations of plugins and runs."""
     first = ["--no-plugins"] if has_no_plugins() else []
     return shlex.join(["plbench", *first, *words, *typed(plugin=plugin, runs=None if runs == RUNS else runs)])

@@ -38,7 +38,7 @@ def where_and_how(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Only its signature is read."""
+    """Declare common options; only the signature is used."""
 
 
 @with_options(where_and_how)
@@ -114,7 +114,7 @@ def predict(
 
 
 def _parse_threshold(text: str) -> float | tuple[str, float]:
-    """Return a number, or what else chooses thresholds: "validation", or "precision" with the one wanted."""
+    """Return a number, or another rule for thresholds: "validation", or "precision" with the target."""
     name, _, number = text.rpartition("=")
     try:
         value = float(number)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from plbench.runs.pseudo_labels import PseudoLabels
 
 _MAX_CLASSES = 60
-_MARKS = frozenset("|;,/+& ")  # in class names that might be taken for several
+_MARKS = frozenset("|;,/+& ")  # in class names that may be mistaken for several
 
 
 @with_options(where_and_how)
@@ -54,7 +54,7 @@ def pseudo_label(
 
 
 def _counts(found: PseudoLabels) -> list[dict[str, int | str]]:
-    """Return labels by class, those with the most pseudo-labels first."""
+    """Return numbers of labels by class, those with the most pseudo-labels first."""
     columns = zip(found.class_names, *found.known.counts(), *found.added.counts(), strict=True)
     rows: list[dict[str, int | str]] = [
         {

@@ -1,4 +1,4 @@
-"""From command-line options to a request, and from a written spec to a plan."""
+"""Convert command-line options to a request, and a stored spec to a plan."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plan_from_options(given: Mapping[str, Any], workspace: Workspace, *, scores_
 
 
 def request_from_options(given: Mapping[str, Any]) -> Request:
-    """Return what these options ask for; None, and one that a command does not have, counts as not given.
+    """Return the request that options describe; options that are None, or missing in a command, are not given.
 
     Raises:
         PlbenchError: if method or dataset is missing, or a parameter is not of the form name=value.
@@ -58,15 +58,14 @@ def request_from_options(given: Mapping[str, Any]) -> Request:
 
 
 def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -> ResolvedRun:
-    """Return the plan of a run that was written down, such as `runs/<key>/spec.toml`.
+    """Return the plan of a stored spec, such as `runs/<key>/spec.toml`.
 
     Raises:
-        PlbenchError: if the file is not such a spec, cannot be the same run here, or one of the other options that are
-            given would change it.
+        PlbenchError: if the file is not a spec, the run cannot be the same here, or other options would change it.
     """
     names = ("method", "dataset", "param", "no_retrain", *FLAGS, *MODEL_SETTINGS, *PLAN_SETTINGS, *REQUEST_SETTINGS)
-    changing = {name: given[name] for name in names if name != "embeddings"}  # which lies elsewhere, say
-    if given["weights"] in WEIGHTS:  # but a file may have to be said where it is
+    changing = {name: given[name] for name in names if name != "embeddings"}  # embeddings only give a location
+    if given["weights"] in WEIGHTS:  # but a file gives a location
         changing["weights"] = given["weights"]
     if changed := typed(**changing):
         raise PlbenchError(f"{changed[0]} would change the run described in {path}; use one or the other")
@@ -80,7 +79,7 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
     except ValidationError as error:
         field, message, *_ = first_invalid(error)
         raise PlbenchError(f"{path} is not a run's spec: {field}: {message}") from error
-    except (ValueError, RecursionError) as error:  # of which Python's limits on digits are plain ones
+    except (ValueError, RecursionError) as error:  # including Python's limit on digits, a plain ValueError
         raise PlbenchError(f"{path} is not valid TOML: {error}") from error
     if (
         given["embeddings"] is not None
@@ -91,28 +90,28 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
 
 
 def next_steps(plan: ResolvedRun, workspace: Workspace, was_done: bool) -> list[str]:
-    """Return what a person might do after a run, as commands that work as they stand."""
+    """Return suggestions after a run, as commands that work as printed."""
     runs, registry = workspace.store.runs, workspace.registry
     steps = [command("runs", "compare", runs=runs)]
     broken = registry.broken("method")
     others = [name for name in registry.names("method") if name not in broken and not registry.method(name).needs]
-    # one to compare with: that a stage has trained already, else any that needs nothing special
+    # compare with a stage that is already trained, otherwise with any method without special needs
     stages = [stage.method for stage, _ in plan.stages.values()]
     other = next((name for name in (*stages, *others) if name != plan.spec.method.name), None)
     if other is not None:
         which = typed(method=other, dataset=plan.spec.protocol.dataset)
-        plan = replace(plan, spec=plan.spec.model_copy(update={"embeddings": None}))  # of which it has no use
+        plan = replace(plan, spec=plan.spec.model_copy(update={"embeddings": None}))  # which that method does not use
         steps.insert(0, command("run", *which, *options_of(plan, workspace), runs=runs))
     return ["this run was finished already; --force repeats it", *steps] if was_done else steps
 
 
 def options_of(plan: ResolvedRun | ResolvedSetting, workspace: Workspace) -> list[str]:
-    """Return the options of `plbench run` that ask for a run's setting: `plan_from_options` the other way round."""
+    """Return the options of `plbench run` for a run's setting: the inverse of `plan_from_options`."""
     spec, recipe, dataset = plan.spec, plan.recipe, plan.protocol_data.dataset
     protocol = choose_protocol(dataset, spec.protocol.simulation, None)
     pretraining = None if workspace.pretraining is None else ",".join(workspace.pretraining) or "none"
     weights = workspace.weights_file if spec.model.weights == "file" else spec.model.weights
-    values: dict[str, tuple[Any, Any]] = {  # what is asked for, and what it is without the option
+    values: dict[str, tuple[Any, Any]] = {  # requested value, and the value without the option
         "simulate": (spec.protocol.simulation, None),
         "simulation_seed": (spec.protocol.simulation_seed, protocol.simulation_seed),
         "recipe": (recipe.name, dataset.recipes[0].name),

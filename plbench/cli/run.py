@@ -63,7 +63,7 @@ def run(
     from plbench.runs import answered
 
     if not (force or profile or dry_run or setting["track"] or setting["plugin"] or setting["decode"]):
-        with contextlib.suppress(OSError):  # a folder that cannot be read, or is gone: resolving the request says so
+        with contextlib.suppress(OSError):  # an unreadable or missing folder is reported by resolving the request
             if "RANK" not in os.environ:
                 identity = answered.command_sha256({**given, "config": config, "quiet": None, "as_json": None})
     if identity is not None and _print_answer(identity, given):
@@ -74,7 +74,7 @@ def run(
 
 
 def _print_answer(identity: str, given: Setting) -> bool:
-    """Print the run that a command is, if it is known and done: without importing torch, which takes seconds."""
+    """Print the result of a command's run if it is known and done, without importing torch, which takes seconds."""
     from plbench.cli.console import ConsoleReporter
     from plbench.runs.answered import recall
 
@@ -99,7 +99,7 @@ def _print(record: Record, folder: Path, next_steps: list[str], as_json: bool) -
 def _run(
     given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: int, identity: str | None
 ) -> None:
-    """Make the run, or say what `dry_run` processes would do where that is not 0; note which command it answers."""
+    """Run, or print the plan for `dry_run` processes unless that is 0; store which command the run answers."""
     from plbench.cli.request import next_steps, plan_from_file, plan_from_options
     from plbench.data.digests import watching
     from plbench.runs import answered
@@ -134,7 +134,7 @@ def _run(
     record = runner.run(plan, workspace, force=force)
     if world.is_main:
         if identity is not None and basis is not None:
-            with contextlib.suppress(StoreError):  # a full disk costs the time to resolve it again
+            with contextlib.suppress(StoreError):  # on a full disk, the request is resolved again next time
                 steps = next_steps(plan, workspace, was_done=True)
                 answered.remember(workspace.store, identity, record.key, steps, basis)
         folder = workspace.store.run_folder(record.key)
@@ -142,7 +142,7 @@ def _run(
 
 
 def _in_processes(number: int, device: str | None) -> None:
-    """Run the same command once in each process."""
+    """Run the same command in several processes."""
     from plbench.training.distributed import is_launched
     from plbench.training.launch import arguments_without, launch
 

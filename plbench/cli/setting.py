@@ -1,4 +1,4 @@
-"""The options on what is trained on, with what model and how: one list for every command that trains."""
+"""Options on data, model and training, shared by every command that trains."""
 
 from __future__ import annotations
 
@@ -136,21 +136,21 @@ def _setting(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Only its signature is read."""
+    """Declare common options; only the signature is used."""
 
 
 with_setting = with_options(_setting)
-"""Gives a command these options after its own; it gets their values as its first argument, `setting`."""
+"""Decorator that appends these options to a command, which gets their values as first argument, `setting`."""
 
 
 def words_of(setting: opt.Setting) -> list[str]:
-    """Return the options that were given, to be typed again, but for those that change no figure."""
+    """Return the given options as words of a command line, without those that do not affect results."""
     return typed(**{name: value for name, value in setting.items() if name not in _WITHOUT_EFFECT})
 
 
 @contextlib.contextmanager
 def workspace_among_others(setting: opt.Setting) -> Iterator[Workspace]:
-    """Do as `workspace_for`, in a process that may be one of several which train together.
+    """Create the workspace as in `workspace_for`, possibly as one of several processes that train together.
 
     Raises:
         PlbenchError: if the others cannot be reached, or run another version.
@@ -171,7 +171,7 @@ def workspace_among_others(setting: opt.Setting) -> Iterator[Workspace]:
 def estimating_what_is_missing(
     workspace: Workspace, method: str, params: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Iterator[None]:
-    """Where data or weights of runs are missing, say what one would take before the error: it may not be worth it.
+    """Show an estimate before the error if data or weights of runs are missing, since they may not be worth getting.
 
     Args:
         method, params: of one of the runs.
@@ -188,17 +188,17 @@ def estimating_what_is_missing(
             workspace.reporter.line(line)
         raise
     except MissingWeightsError as error:
-        with contextlib.suppress(PlbenchError):  # it is the weights that are to be told of
+        with contextlib.suppress(PlbenchError):  # the missing weights are the error to report
             plan = error.setting.run(method, params, 0, workspace.registry)
             workspace.reporter.line(describe(plan, workspace))
         raise
 
 
 def workspace_for(setting: opt.Setting) -> Workspace:
-    """Return where things are and how to compute, as these options say.
+    """Return the workspace given by these options.
 
     Raises:
-        PlbenchError: if this is one of several processes, which only `plbench run` joins; or as `make_workspace`.
+        PlbenchError: if this is one of several processes, which only `plbench run` supports; or as `make_workspace`.
     """
     from plbench.training.distributed import is_launched
 

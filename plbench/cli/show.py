@@ -23,7 +23,7 @@ def _where(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Only its signature is read."""
+    """Declare common options; only the signature is used."""
 
 
 @with_options(_where)

@@ -80,7 +80,7 @@ def study(
         emit({"study": name, "text": text, **totals}, as_json, lambda: echo(text))
         return
     if out is not None:
-        try_folder(out)  # before minutes of work, not after
+        try_folder(out)  # check before minutes of work
     findings = execute(experiment, request, workspace, scale=scale, num_seeds=number)
     left_out = tuple(replace(entry, why=in_options(entry.why)) for entry in findings.left_out)
     findings = replace(findings, left_out=left_out)
@@ -93,7 +93,7 @@ def study(
 
 
 def _print(content: dict[str, Any]) -> None:
-    """Print the claims and what became of them, then where the files are."""
+    """Print the claims with their verdicts, then paths."""
     from plbench.cli.display.tables import print_lines
     from plbench.experiments.shared.report import words
 

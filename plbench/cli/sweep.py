@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class _RunUnlessNamed(TyperGroup):
-    """`plbench sweep grid.toml` is `plbench sweep run grid.toml`."""
+    """Make `plbench sweep grid.toml` equivalent to `plbench sweep run grid.toml`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] != "--help":
@@ -209,13 +209,13 @@ def sweep_status(
 def _cluster(
     executor: str, nproc: int, shared: opt.Setting, of_ray: opt.Setting, of_slurm: opt.Setting
 ) -> Callable[..., list[Result]] | None:
-    """Return what makes runs on a cluster; None where there is none.
+    """Return a function that runs plans on a cluster; None if local.
 
     Args:
         executor: "local", "ray" or "slurm".
-        nproc: processes of each run.
+        nproc: processes per run.
         shared: options of both clusters, by name.
-        of_ray, of_slurm: those of one alone.
+        of_ray, of_slurm: options of one of them.
     """
     others = {"local": {**shared, **of_ray, **of_slurm}, "ray": of_slurm, "slurm": of_ray}[executor]
     if given := typed(**others):
@@ -261,7 +261,7 @@ def _cluster(
 
 
 def _expand(grid: Path, given: opt.Setting, nproc: int) -> Expansion:
-    """Return the runs of a grid, in the workspace that these options make, and say what is left out of them."""
+    """Return the runs of a grid, in the workspace given by these options, and report those left out."""
     from plbench.sweeps.expansion import expand
     from plbench.sweeps.grid import read_grid
 
@@ -277,7 +277,7 @@ def _expand(grid: Path, given: opt.Setting, nproc: int) -> Expansion:
 
 
 def _standings(expanded: Expansion) -> tuple[dict[str, ResolvedRun], dict[str, Standing]]:
-    """Return all runs with what they need first, in order, and how it stands with each, by key."""
+    """Return all runs and their prerequisites in order, and the state of each, by key."""
     from plbench.runs.plan.resolved import in_order
     from plbench.runs.schedule import standings
 
@@ -291,13 +291,13 @@ def _counts(states: Iterable[str]) -> str:
 
 
 def _not_there(expanded: Expansion) -> dict[str, Any]:
-    """Return what the grid names and no run stands for, for JSON."""
+    """Return values of the grid without a run, for JSON."""
     left_out = [{"who": entry.who, "why": in_options(entry.why)} for entry in expanded.left_out]
     return {"left_out": left_out, "excluded": expanded.num_excluded}
 
 
 def _rows(expanded: Expansion, states: Mapping[str, Standing]) -> list[dict[str, Any]]:
-    """Return what is known of each run, in plain values."""
+    """Return the state of each run in plain values."""
     return [
         {
             "run": run.plan.spec.key,
@@ -313,7 +313,7 @@ def _rows(expanded: Expansion, states: Mapping[str, Standing]) -> list[dict[str,
 
 
 def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str, step: str | None) -> None:
-    """Print the table of runs, then what it comes to. Columns are what differs between the runs."""
+    """Print the table of runs, with columns that differ between them, then a summary."""
     from plbench.cli.display import tables
 
     shown = [
@@ -333,7 +333,7 @@ def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str
 
 
 def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_json: bool) -> None:
-    """Print runs side by side, and what failed: then the command leaves with 2."""
+    """Print runs side by side, then failures, if any with exit code 2."""
     from plbench.cli.display import tables
     from plbench.comparison.compare import compare
     from plbench.runs.record import Record

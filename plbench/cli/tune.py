@@ -71,7 +71,7 @@ def tune(
     )
     with estimating_what_is_missing(workspace, method or "", params, setting):
         plan = plan_from_options(given, workspace, scores_test=False)
-    plan.protocol_data.validation()  # refuses one that cannot be scored
+    plan.protocol_data.validation()  # raises if it cannot be scored
     second = None if then is None else _second_plan(plan, given, then, workspace)
     if dry_run:
         from plbench.tuning.tune import estimate_study
@@ -92,7 +92,7 @@ def tune(
 
 
 def _second_plan(plan: ResolvedRun, given: dict[str, Any], then: str, workspace: Workspace) -> ResolvedRun:
-    """Return the run in the other regime: of the same data, model and parameters, by that regime's own plan."""
+    """Return the run in the other regime: same data, model and parameters, with that regime's own plan."""
     from plbench.cli.request import plan_from_options
 
     if then == plan.spec.regime:
@@ -109,7 +109,7 @@ def _second_plan(plan: ResolvedRun, given: dict[str, Any], then: str, workspace:
 def _next_steps(
     plan: ResolvedRun, settings: Settings, made: Tuning, searched: Setting, workspace: Workspace
 ) -> list[str]:
-    """Return what a person might do after a study, as commands that work as they stand."""
+    """Return suggestions after a study, as commands that work as printed."""
     from plbench.cli.request import options_of
 
     runs = workspace.store.runs
@@ -117,7 +117,8 @@ def _next_steps(
     steps = [command("runs", "compare", *keys, runs=runs)] if keys else []
     more = 2 * len(made.study.trials)
     if settings.storage is not None and "@" in settings.storage and ":" in settings.storage.partition("://")[2]:
-        return [*steps, f"the same command with --trials {more} continues from here"]  # a URL may hold a password
+        # without `--storage`, whose URL may contain a password
+        return [*steps, f"the same command with --trials {more} continues from here"]
     words = typed(
         method=plan.spec.method.name,
         dataset=plan.spec.protocol.dataset,

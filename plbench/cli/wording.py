@@ -1,4 +1,4 @@
-"""What is said below the command line names settings as Python does; here they become options of a command."""
+"""Messages from below the command line name settings as in Python; convert them to command-line options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GROUPS = {"params": "-P", "options": "-D"}  # of a method, of a dataset
 
 
 def in_options(text: str) -> str:
-    """Return a text whose settings are written as options.
+    """Return a text with settings written as command-line options.
 
     Examples:
         >>> in_options('needs images; give `regime="finetune"` or `grad_checkpointing=True`')

@@ -72,8 +72,7 @@ class Comparison:
             The figure, which a notebook shows.
 
         Raises:
-            PlbenchError: if the file has another ending.
-        StoreError: if it cannot be written.
+            PlbenchError: if the file has another ending. StoreError: if it cannot be written.
         """
         if path is not None:
             draw_comparison(self.setting, "", Path(path))
@@ -97,8 +96,9 @@ def compare(
         dataset: name of the dataset; "table" for your own labels.
         methods: "all", a tag such as "paper", or names; "name:variant" for a variant, "name:*" for all of them.
         seeds: number of trainings per row, with seeds 0, 1, …; rows with 5 or more are ranked.
-        folds: cut train into this many, and score each labelled image of it by models that did not learn from its
-            fold, in place of test: for a test part of a few dozen images. Each row then has seeds x folds trainings.
+        folds: number of folds of train for cross-validation: each labelled image is scored by models that were not
+            trained on its fold, instead of using test. For test parts of a few dozen images. Each row then has seeds x
+            folds trainings.
         selection: how the reported epoch is chosen, as in `plbench.run`.
         settings: as in `plbench.run`.
 

@@ -289,8 +289,7 @@ class Result:
             The figure, which a notebook shows.
 
         Raises:
-            PlbenchError: if the file has another ending.
-        StoreError: if it cannot be written.
+            PlbenchError: if the file has another ending. StoreError: if it cannot be written.
 
         Examples:
             >>> import plbench

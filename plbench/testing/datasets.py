@@ -37,7 +37,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 Options = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
-"""Of the dataset, or what they are for a folder."""
+"""Options of the dataset, or a function that returns them for a folder."""
 
 
 @contextlib.contextmanager

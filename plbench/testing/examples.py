@@ -30,7 +30,7 @@ LABELS: dict[str, Callable[[Tensor], Tensor]] = {
     "a class without known labels": lambda mixed: mixed * (torch.arange(mixed.shape[1]) > 0),
     "a row without known labels": lambda mixed: mixed * (torch.arange(len(mixed)) > 0)[:, None],
 }
-"""From mixed labels int8 [B, C] to the labels of one kind of batch."""
+"""Functions from mixed labels int8 [B, C] to the labels of one kind of batch."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Bench:
 
     @cached_property
     def method(self) -> Method:
-        """The method, built, in its first epoch."""
+        """The method in its first epoch."""
         method = self.job.method()
         if type(method).epoch_start is not Method.epoch_start:
             state = self.job.state()
@@ -75,7 +75,7 @@ class Bench:
 
 
 Benches = Callable[[int], Bench]
-"""From a number of classes to the bench for it."""
+"""Function from a number of classes to its bench."""
 
 
 def benches_of(subject: Subject, *, wide: bool = False) -> Benches:

@@ -23,7 +23,7 @@ from plbench.training.state import ControlRequest, FitState
 
 _CLOSE = 1e-8
 _LADDER = (Size(2, 2, 2, 1), Size(2, 6, 2, 1), Size(4, 6, 2, 1), Size(4, 6, 2, 2), Size(8, 6, 4, 2), Size(16, 6, 8, 2))
-"""From the smallest job on: which of them is the first to fail?"""
+"""Sizes of data in ascending order, to find the smallest that fails."""
 
 
 def _ask(trouble: Callable[[Size], str | None], size: Size = SIZE) -> None:

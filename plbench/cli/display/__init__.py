@@ -1,1 +1,1 @@
-"""What a person reads in the terminal: tables, what a run would do, what is installed."""
+"""Terminal output: tables, dry runs, installed plugins."""

@@ -1,4 +1,4 @@
-"""What is installed and what it says of itself, and whether this machine can run it, as plain values."""
+"""Installed methods and datasets with their descriptions, and the state of this machine, as plain values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NEEDS = {
 
 
 def list_methods(registry: Registry) -> list[dict[str, Any]]:
-    """Return one row a method; a broken one has the reason in place of its title."""
+    """Return one row per method; broken ones have the reason instead of a title."""
     broken = registry.broken("method")
     rows = []
     for name in registry.names("method"):
@@ -52,14 +52,15 @@ def list_methods(registry: Registry) -> list[dict[str, Any]]:
 
 
 def stage_names(registry: Registry, name: str) -> list[tuple[str, str]]:
-    """Return the runs that must be there before a method's own, by stage and method, at default parameters.
+    """Return the prerequisites of a method by stage and method, at default parameters.
 
-    A stage that others of the list need, too, comes once: it is trained once.
+    A stage that others of the list also need is listed once, since it is trained once.
     """
     found: dict[tuple[str, str], None] = {}
     method = registry.method(name)
-    with contextlib.suppress(PlbenchError, RecursionError):  # what the method refuses is said when it is run
-        names, counts = tuple(map(str, range(80))), np.full(80, 1000)  # as many classes as COCO, labels of every kind
+    with contextlib.suppress(PlbenchError, RecursionError):  # errors of the method are reported when it is run
+        # as many classes as COCO, with labels of every kind
+        names, counts = tuple(map(str, range(80))), np.full(80, 1000)
         task = Task(80, names, names, counts, counts, 80_000, 30, 1000, "probe", generator(0, "catalogue"))
         for stage in method.stages(method.Params(), task):
             found |= dict.fromkeys(stage_names(registry, stage.method))
@@ -68,7 +69,7 @@ def stage_names(registry: Registry, name: str) -> list[tuple[str, str]]:
 
 
 def describe_method(registry: Registry, name: str) -> dict[str, Any]:
-    """Return a method's reference, its docstrings and its parameters with default, type and search range."""
+    """Return a method's reference, docstrings, and parameters with default, type and search range."""
     method = registry.method(name)
     space = method.Params.search_space()
     params = []
@@ -103,7 +104,7 @@ def describe_method(registry: Registry, name: str) -> dict[str, Any]:
 
 
 def list_datasets(workspace: Workspace) -> list[dict[str, Any]]:
-    """Return one row a dataset: where it is, or what is missing and how to get it."""
+    """Return one row per dataset: its location, or what is missing and how to get it."""
     registry = workspace.registry
     broken = registry.broken("dataset")
     rows = []
@@ -119,12 +120,12 @@ def list_datasets(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def _state(kind: type[Dataset], workspace: Workspace) -> dict[str, Any]:
-    """Return where a dataset's files are, how it stands with them in a word or two, and how to get what is missing."""
+    """Return a dataset's location, its state in a word or two, and how to get what is missing."""
     folder = str(dataset_root(kind, workspace)) if kind.needs_root else ""
     try:
         dataset = locate_dataset(kind.name, workspace)
         missing = dataset.missing()
-    except DataError as error:  # files that are there and are not right hide no other dataset
+    except DataError as error:  # invalid files of one dataset must not hide the others
         return {"folder": folder, "state": "not usable", "get": in_options(str(error))}
     state = "missing" if missing else "here"
     if not kind.needs_root:
@@ -135,7 +136,7 @@ def _state(kind: type[Dataset], workspace: Workspace) -> dict[str, Any]:
 
 
 def describe_dataset(name: str, workspace: Workspace) -> dict[str, Any]:
-    """Return licence, sources, protocols and recipes of a dataset, whether or not its files are here."""
+    """Return licence, sources, protocols and recipes of a dataset, whether or not its files are available."""
     kind = workspace.registry.dataset(name)
     return {
         "name": name,
@@ -150,7 +151,7 @@ def describe_dataset(name: str, workspace: Workspace) -> dict[str, Any]:
 
 
 def _type_text(kind: Any) -> str:
-    """Return a type as a person would name it: "int", "int or none", "sample or batch"."""
+    """Return a type in words: "int", "int or none", "sample or batch"."""
     parts = [str(part) if isinstance(part, str) else _type_text(part) for part in get_args(kind)]
     if get_origin(kind) in (Literal, Union, UnionType):
         return " or ".join(parts)
@@ -158,7 +159,7 @@ def _type_text(kind: Any) -> str:
 
 
 def examine(workspace: Workspace) -> dict[str, Any]:
-    """Return the environment, checks (is it well, what was found, what fixes it) and the plugins of others."""
+    """Return the environment, checks (whether they pass, what was found, how to fix it) and third-party plugins."""
     checks = [
         _check_torchvision(),
         _check_weights(),

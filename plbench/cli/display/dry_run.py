@@ -1,4 +1,4 @@
-"""A run that was not made, in the terminal."""
+"""Terminal output of a dry run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from plbench.runs.estimate.estimate import Estimate
 
 
 def print_dry_run(found: Estimate) -> None:
-    """Print what would be made, step by step; how; and what is known about the figures."""
+    """Print the steps of a run, its settings, and notes on the estimates."""
     print_title(found.plan.describe())
     rows = [
         {

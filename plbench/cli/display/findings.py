@@ -1,4 +1,4 @@
-"""What `plbench methods check` and `plbench data check` print: a table of checks, then each failure in full."""
+"""Output of `plbench methods check` and `plbench data check`: a table of checks, then each failure in detail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plbench.testing.findings import Finding, explanations
 
 
 def report(title: str, found: Iterable[Finding], as_json: bool) -> None:
-    """Print findings, whose texts name settings as options of a command, and leave with 1 where anything failed."""
+    """Print findings, with settings written as command-line options, and exit with 1 if any failed."""
     findings = []
     for finding in found:
         names = ("expected", "seen", "smallest", "warning")
@@ -27,7 +27,7 @@ def report(title: str, found: Iterable[Finding], as_json: bool) -> None:
 
 
 def _print(title: str, findings: Sequence[Finding]) -> None:
-    """Print one row a check, over all that was checked; then what failed, on the smallest input; then a summary."""
+    """Print one row per check, over all subjects; then failures on the smallest input; then a summary."""
     rows: list[dict[str, str]] = []
     for check in dict.fromkeys(finding.check for finding in findings):
         own = [finding for finding in findings if finding.check == check]

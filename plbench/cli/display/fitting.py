@@ -1,4 +1,4 @@
-"""Tables where there is little room: texts are broken at spaces, and columns that matter less are left out."""
+"""Fit tables to the width of the terminal: texts are wrapped at spaces, and less important columns are left out."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len
 
-GAP = 2  # characters between two columns
-_LONGEST = 24  # characters of a word, such as a path, from which it may be broken anywhere
+GAP = 2  # characters between columns
+_LONGEST = 24  # characters above which a word, such as a path, may be wrapped anywhere
 
 
 def columns_that_fit(
     cells: Mapping[str, Sequence[str]], width: int, whole: Sequence[str] = (), less: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Return the width of each column that is shown, so that all of them have room and no word is broken.
+    """Return the width of each shown column, so that all of them fit and no word is split.
 
     Args:
-        cells: texts of each column, its name among them.
-        width: characters of a line.
-        whole: columns that are never broken over lines.
-        less: columns that are left out first, in this order; then come the others from the right, never the first one.
+        cells: texts of each column, including its name.
+        width: characters per line.
+        whole: columns that are never wrapped.
+        less: columns that are left out first, in this order; then others from the right, never the first one.
 
     Examples:
         >>> columns_that_fit({"method": ["method", "CE, Ignore"], "p": ["p", "0.123"], "n": ["n", "8 of 8"]}, 16)

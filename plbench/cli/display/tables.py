@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from plbench.comparison.compare import Setting
     from plbench.tuning.tune import Tuning
 
-_PLAIN_WIDTH = 160  # where standard output is a file or a pipe
-_COPIED = ("run", "name", "check", "finished")  # columns that are never broken over lines
-_MAX_CLASSES = 60  # rows of a table of classes on a terminal
-_WIDE = 128  # columns of text from which a table of runs has all of its columns
+_PLAIN_WIDTH = 160  # if standard output is a file or a pipe
+_COPIED = ("run", "name", "check", "finished")  # columns that are never wrapped
+_MAX_CLASSES = 60  # maximum rows of a table of classes on a terminal
+_WIDE = 128  # minimum characters per line for all columns of a table of runs
 
 
 def output() -> PlainConsole:
-    """Return the console for results: standard output, wide where it is not a terminal."""
+    """Return the console for results: standard output, wide if not a terminal."""
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
     return PlainConsole(width=width, soft_wrap=False)
 
 
 def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """Return an empty table in the one style that plbench has."""
+    """Return an empty table in plbench's style."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         justify: JustifyMethod = "right" if column in right else "left"
@@ -48,7 +48,7 @@ def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
 def print_table(
     names: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), less: Sequence[str] = ()
 ) -> None:
-    """Print a table as wide as the terminal has room for, and name the columns that it has none for.
+    """Print a table within the terminal's width, and list the columns that do not fit.
 
     Args:
         names: of the columns. rows: their texts.
@@ -67,19 +67,19 @@ def print_table(
 
 
 def percent(value: float | None) -> str:
-    """Return two decimals, or a dash where there is no value."""
+    """Format with two decimals; a dash for None."""
     return "–" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
 def print_lines(*lines: str) -> None:
-    """Print text, broken where the terminal ends."""
+    """Print text, wrapped at the terminal's width."""
     console = output()
     for line in lines:
         console.print(Text(line))
 
 
 def print_copied(what: str, *lines: str | None) -> None:
-    """Print lines that are there to be copied, such as paths and commands, unbroken, each after what it is."""
+    """Print lines for copying, such as paths and commands, unwrapped, each after its description."""
     for line in lines:
         if line:
             echo(f"{what}: {line}")
@@ -91,7 +91,7 @@ def print_title(title: str) -> None:
 
 
 def print_result(record: Record, folder: Path, next_steps: Sequence[str]) -> None:
-    """Print what a finished run tells the person who started it."""
+    """Print the result of a finished run."""
     name = "test" if "test" in record.metrics else "validation"
     metrics = record.metrics[name]
     assert record.cost is not None
@@ -120,7 +120,7 @@ def print_result(record: Record, folder: Path, next_steps: Sequence[str]) -> Non
 
 
 def print_details(record: Record, folder: Path) -> None:
-    """Print `runs show`: all that a record says, for reading."""
+    """Print the output of `runs show`: the content of a record."""
     if record.status == "failed":
         print_lines(f"{record.title} on {record.spec.protocol.name}: failed: {record.error}")
     else:
@@ -204,7 +204,7 @@ def _f1(figures: F1Figures) -> str:
 
 
 def print_runs(records: Sequence[tuple[Path, Record]], folder: Path) -> None:
-    """Print `runs list`, of the runs in a folder; where there is little room, without some columns."""
+    """Print the output of `runs list`; on narrow terminals without some columns."""
     if not records:
         print_lines(f"There are no runs in {folder} yet; plbench run creates one.")
     rows = [_run_row(record) for _, record in records]
@@ -232,7 +232,7 @@ def _run_row(record: Record) -> dict[str, Any]:
 
 
 def print_settings(settings: Sequence[Setting]) -> None:
-    """Print `runs compare`: one table a setting."""
+    """Print the output of `runs compare`: one table per setting."""
     from plbench.comparison.verdict import share_words, with_half  # imports torch
     from plbench.metrics.statistics import format_p
 
@@ -270,7 +270,7 @@ def print_settings(settings: Sequence[Setting]) -> None:
 
 
 def print_comparison(setting: Setting, answer: Sequence[str], others: Mapping[str, Sequence[str]]) -> None:
-    """Print `compare`: the ranked table, the answer in words, then lines by what they are, such as "Next"."""
+    """Print the output of `compare`: the ranked table, the answer in words, then lines by topic, such as "Next"."""
     print_settings([setting])
     print_lines("", "\n".join(answer), "")
     for what, lines in others.items():
@@ -280,7 +280,7 @@ def print_comparison(setting: Setting, answer: Sequence[str], others: Mapping[st
 def print_rows(
     title: str | None, rows: Sequence[Mapping[str, Any]], right: Sequence[str] = (), less: Sequence[str] = ()
 ) -> None:
-    """Print rows of equal keys as a table; None as a dash. The rest is as in `print_table`."""
+    """Print rows with equal keys as a table, with None as a dash; other arguments as in `print_table`."""
     if not rows:
         return
     if title:
@@ -289,14 +289,14 @@ def print_rows(
 
 
 def print_datasets(rows: Sequence[dict[str, Any]]) -> None:
-    """Print `data list`: what there is, and how to get what there is not."""
+    """Print the output of `data list`: available datasets, and how to get the others."""
     print_rows(None, [{name: row[name] for name in ("name", "title", "state", "folder")} for row in rows])
     for row in rows:
         print_copied(f"To get {row['name']}", row["get"])
 
 
 def print_description(description: dict[str, Any]) -> None:
-    """Print plain values by name: text as lines, lists of rows as tables, rows with more than text as paragraphs."""
+    """Print plain values by name: text as lines, lists of rows as tables, nested rows as paragraphs."""
     for name, value in description.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             print_lines("")
@@ -310,7 +310,7 @@ def print_description(description: dict[str, Any]) -> None:
 
 
 def print_stats(stats: dict[str, Any]) -> None:
-    """Print `data stats`."""
+    """Print the output of `data stats`."""
     first = stats["splits"][0]
     rows = [{"": name.replace("_", " "), **{s["split"]: s[name] for s in stats["splits"]}} for name in first][1:]
     print_rows(f"{stats['dataset']} under {stats['protocol']}", rows, right=tuple(rows[0])[1:])
@@ -326,7 +326,7 @@ def print_stats(stats: dict[str, Any]) -> None:
 
 
 def print_checks(name: str, checks: Sequence[dict[str, Any]]) -> None:
-    """Print `data verify`."""
+    """Print the output of `data verify`."""
     marks = {True: "ok", False: "--", None: ""}
     rows = [{"": marks[c["well"]], "check": c["what"], "found": c["found"], "expected": c["expected"]} for c in checks]
     print_rows(name, rows)
@@ -336,7 +336,7 @@ def print_checks(name: str, checks: Sequence[dict[str, Any]]) -> None:
 
 
 def print_preparation(made: dict[str, Any]) -> None:
-    """Print `data prepare`: what was packed, what was left out, and the command that uses it."""
+    """Print the output of `data prepare`: what was packed or left out, and the command that uses it."""
     rows = [
         {**split, "bytes": f"{split['bytes']:,}", "unreadable": len(split["unreadable"])} for split in made["splits"]
     ]
@@ -350,7 +350,7 @@ def print_preparation(made: dict[str, Any]) -> None:
 
 
 def print_diagnosis(report: dict[str, Any]) -> None:
-    """Print `doctor`."""
+    """Print the output of `doctor`."""
     env, checks = report["environment"], report["checks"]
     packages = ", ".join(f"{name} {version or 'missing'}" for name, version in env["packages"].items())
     print_lines(
@@ -368,7 +368,7 @@ def print_diagnosis(report: dict[str, Any]) -> None:
 
 
 def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """Yield lines of nested values: short ones of one parent on one line, what is not set left out."""
+    """Yield lines of nested values: short siblings on one line, without unset ones."""
     for name, value in row.items():
         if value in (None, []):
             continue
@@ -385,7 +385,7 @@ def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def print_study(made: Tuning, notes: Sequence[str], next_steps: Sequence[str]) -> None:
-    """Print `tune`: the winner beside the starting values, the final rows, notes on the labels, where files lie."""
+    """Print the output of `tune`: the best next to the starting values, final rows, notes on the labels, and paths."""
     study = made.study
     best, first, spec = study.best, study.trials[0], study.spec
     states = Counter(trial.state for trial in study.trials)
