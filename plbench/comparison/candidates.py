@@ -10,7 +10,7 @@ from plbench.errors import PlbenchError, did_you_mean
 from plbench.runs.registry import Registry
 
 ALL = "all"
-"""What stands for everything that is installed."""
+"""Name of the group of all installed methods."""
 
 
 @dataclass(frozen=True)

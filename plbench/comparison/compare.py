@@ -127,7 +127,7 @@ def compare(runs: Iterable[tuple[Path, Record]], registry: Registry | None = Non
 
 
 def setting_of(record: Record) -> tuple[str, ...]:
-    """Return what two runs must share to be paired by image; left-out images make a different test set."""
+    """Return the key that runs must share to be paired by image; left-out images make a different test set."""
     spec = record.spec
     model, skipped = spec.model.model_dump_json(), repr(spec.skipped_images)
     protocol = (spec.protocol.name, spec.protocol.canonical(), spec.dataset_fingerprint)

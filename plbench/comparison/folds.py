@@ -26,7 +26,7 @@ from plbench.runs.summary import draw_replicates, headline, summarise
 from plbench.runs.workspace import Workspace
 
 OFFERED: int = 5
-"""Folds that a comparison on few test images speaks of."""
+"""Number of folds suggested for comparisons on few test images."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ def same_but_seed(spec: RunSpec) -> str:
 
 
 def row_key(record: Record) -> str:
-    """Return what the runs of one row have in common: everything but the seed.
+    """Return the key shared by the runs of one row: everything but the seed.
 
     For tuned rows, the study and its chosen values are also left out. Method, variant, setting, number of trials,
     search space and starting values remain: studies of one row differ only in their seeds. A record without a report on

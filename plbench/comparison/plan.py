@@ -20,10 +20,10 @@ from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
 
 MOST_SEEDS = 10_000
-"""Of a comparison or a sweep: more is a mistyped number."""
+"""Maximum number of seeds of a comparison or a sweep; larger ones are probably typos."""
 
 FEW_STEPS = 100
-"""Optimiser steps of a training below which a comparison is said to be short: a linear head has not settled by then."""
+"""Number of optimiser steps below which a training is reported as short: a linear head has not converged by then."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def make_runs(
     """Execute all missing runs in one schedule.
 
     Args:
-        comparison: whose runs.
+        comparison: the comparison.
         workspace: where and how.
         expected_seconds: of all missing runs, for the time estimate until the first has finished.
 

@@ -10,7 +10,7 @@ from plbench.metrics.statistics import MIN_SEEDS, MIN_SEEDS_RANKED, SIGNIFICANT,
 from plbench.progress import counted
 
 WIDE = 2.0
-"""Half an interval, in percentage points, from which figures are called uncertain."""
+"""Half width of an interval, in percentage points, above which figures are called uncertain."""
 
 _MAX_SCORED = 0.9  # share of scored classes above which unscored ones are not mentioned
 _MIN_CLASSES = 5

@@ -10,7 +10,7 @@ from torch import Tensor
 from plbench.errors import PlbenchError
 
 MAX_STATE_BYTES = 4 << 30
-"""Memory that a method may take for what it remembers of cells: enough for 100,000 images of 1,200 classes."""
+"""Memory limit of a method's per-cell state: enough for 100,000 images of 1,200 classes."""
 
 
 def check_state_size(num_bytes: float, *, method: str, keeps: str, cure: str) -> None:

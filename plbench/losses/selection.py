@@ -126,7 +126,7 @@ def _matching_threshold(prior: Tensor, threshold: Number) -> Number:
 
 def _highest(scores: Tensor, count: Tensor) -> Tensor:
     """Mark the `count` (int64, scalar or [..., 1]) highest along the last dimension; ties by lower index."""
-    # K = 0 looks at the first place too, and finds no room there
+    # for K = 0, the first place is looked up as well, but nothing is marked
     place = (count - 1).clamp(0, scores.shape[-1] - 1)
     ranked = scores.topk(int(place.max()) + 1, dim=-1).values
     shape = torch.broadcast_shapes(count.shape, (*scores.shape[:-1], 1))
@@ -142,7 +142,7 @@ def _highest_on_cpu(scores: FloatArray, count: IntArray) -> BoolArray:
     size = scores.shape[-1]
     if not scores.size or not count.any():
         return np.zeros(np.broadcast_shapes((*count.shape[:-1], 1), scores.shape), np.bool_)
-    # K = 0 looks at the first place too, and finds no room there
+    # for K = 0, the first place is looked up as well, but nothing is marked
     place = np.clip(count - 1, 0, size - 1)
     depth = int(place.max()) + 1
     shape = np.broadcast_shapes(count.shape, (*scores.shape[:-1], 1))

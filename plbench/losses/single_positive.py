@@ -14,7 +14,7 @@ from plbench.losses.partial import matching as matching
 
 
 def known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return `-sum_P log p - sum_N log(1 - p)` of each image: what is known, whatever becomes of the rest.
+    """Return `-sum_P log p - sum_N log(1 - p)` of each image, over known labels only.
 
     Args:
         logits: [..., B, C], finite.

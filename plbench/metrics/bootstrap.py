@@ -208,7 +208,7 @@ def replicates(
         num_replicates: R.
         seed: of the protocol, so that the replicates of two methods can be paired.
         groups: named lists of class indices.
-        memory_bytes: what a chunk of replicates may take; it changes nothing else.
+        memory_bytes: memory for a chunk of replicates; it does not affect results.
         progress: called with (done, total) after each chunk.
 
     Raises:
@@ -245,7 +245,7 @@ def class_variances(
         cells: the known cells of the whole test set.
         num_replicates: R, at least 2.
         seed: the protocol's.
-        memory_bytes: what a chunk of replicates may take; it changes nothing else.
+        memory_bytes: memory for a chunk of replicates; it does not affect results.
         progress: called with (done, total) after each chunk.
 
     Returns:

@@ -21,7 +21,7 @@ BoolArray = npt.NDArray[np.bool_]
 Float64Array = npt.NDArray[np.float64]
 
 TOP = 3
-"""Classes of an image that the literature's top-3 figures predict."""
+"""Number of predicted classes per image in the literature's top-3 figures."""
 
 _COLUMNS = ("rows", "class_index", "scores", "positives")
 

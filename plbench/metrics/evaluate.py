@@ -28,7 +28,7 @@ from plbench.metrics.ranking import (
 )
 
 CALIBRATION_BINS = 15
-"""Bins of equal width that the expected calibration error looks at."""
+"""Number of equal-width bins of the expected calibration error."""
 
 
 def average_precision(

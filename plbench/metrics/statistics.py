@@ -20,16 +20,16 @@ from plbench.metrics.bootstrap import raw_uniforms
 from plbench.metrics.cells import Float64Array
 
 SIGNIFICANT = 0.05
-"""The chance that any pair of equal rows of a table is called different."""
+"""Family-wise significance level of a table's comparisons."""
 
 MIN_SEEDS = 3
-"""Below this many, nothing is said about which of two rows is better."""
+"""Minimum number of seeds for testing differences between rows."""
 
 MIN_SEEDS_RANKED = 5
-"""A board ranks rows of at least this many seeds; others are provisional."""
+"""Minimum number of seeds for a rank on boards; rows with fewer are provisional."""
 
 POWER = 0.8
-"""The chance of finding a difference that is called detectable."""
+"""Power at which a difference is called detectable."""
 
 # share of the 5 % level used by the test with a pair's own variance; the rest is for the test with shrunk variances
 _SHARE_OF_OWN = 0.2

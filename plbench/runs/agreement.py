@@ -16,7 +16,8 @@ from plbench.runs.tables import ClassRow, as_metrics, group_members, quintile_me
 _LONGEST_TABLE = 1 << 22  # 32 MB; an untrusted table may claim 10**9 labels of a class
 
 ROUNDED = 1e-6
-"""Percentage points: half for a figure, and half for those that it is the mean of; both are kept with six decimals."""
+"""Tolerance in percentage points: half for rounding a figure, half for rounding those that it is the mean of, both to
+six decimals."""
 
 
 def check_table_figures(record: Record, table: Sequence[ClassRow], findings: Findings) -> None:
@@ -136,7 +137,7 @@ def _check_means(
     for place, estimate, value, bound in means:
         if ranked:
             findings.close(f"{place}.value", estimate.value, defined(value), ROUNDED)
-        if estimate.lowest is not None:  # records before schema 5 do not say it
+        if estimate.lowest is not None:  # missing in records before schema 5
             findings.close(f"{place}.lowest", estimate.lowest, defined(bound), ROUNDED)
     is_partition = all(len(row.groups) == 1 for row in table)
     for parts in (split.quintiles, list(split.groups.values())) if is_partition else (split.quintiles,):

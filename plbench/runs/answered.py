@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from plbench.runs.workspace import Workspace
 
 _MAX_FILES = 20_000
-"""Files that are compared before an answer; for more, resolving the request takes not much longer."""
+"""Maximum number of files to compare; for more, resolving the request hardly takes longer."""
 
 _ABSENT = "absent"
 
 _PACKAGES = ("plbench", "plbench.methods", "plbench.datasets")
 _VARIABLES = ("PLBENCH", "PYTHON", "XDG_", "HOME", "TORCH", "PYTORCH", "TIMM", "HF_", "CUDA", "NVIDIA", "HIP", "ROCR")
-_GPUS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")  # there where a driver is
+_GPUS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")  # exist if there is a driver
 
 
 def command_sha256(options: Mapping[str, Any]) -> str | None:
     """Return a hash of a command with code, packages and environment; None if a file is being changed.
 
     Args:
-        options: values by name, as the command line gave them.
+        options: values by name, as given on the command line.
     """
     code: dict[str, str | None] = {}
     for package in _PACKAGES:
@@ -89,8 +89,8 @@ def basis(plan: ResolvedRun, workspace: Workspace, watched: Mapping[str, bytes])
         if not isinstance(dataset, IndexedDataset) or any(type(source) is not ImageFiles for source in images):
             return None
         listed = [path for path, _, _ in islice(os.walk(dataset.root), _MAX_FILES)]
-        listed += {os.path.dirname(path) for path in watched}  # which a link may have led out of the root
-    else:  # it makes its files itself, and says in the upper ones which they are
+        listed += {os.path.dirname(path) for path in watched}  # links may lead out of the root
+    else:  # a generated dataset, described by files in the top folders
         listed = [str(path) for path in (dataset.root, *dataset.root.glob("*"), *dataset.root.glob("*/*"))]
     found = {path: seen.hex() for path, seen in watched.items()}
     found |= {os.path.abspath(path): _seen(path, fresh=True) or "" for path in listed}
@@ -129,8 +129,8 @@ def remember_rows(store: Store, command: str, rows: list[dict[str, Any]], files:
     Not cached if one of them changed too recently to detect another change, or if there are too many.
 
     Args:
-        command: of `command_sha256`, which stands for the code of plbench and for what is installed.
-        files: by path; one that is not there may not come, either.
+        command: of `command_sha256`, which covers the code of plbench and the installed packages.
+        files: by path; a missing one must stay missing.
 
     Raises:
         StoreError: if the cache cannot be written.
@@ -139,7 +139,7 @@ def remember_rows(store: Store, command: str, rows: list[dict[str, Any]], files:
     if len(paths) <= _MAX_FILES:
         seen = {path: _seen(path) if os.path.exists(path) else _ABSENT for path in paths}
         if None not in seen.values():
-            text = json.dumps(rows)  # as text, which keeps the order of columns
+            text = json.dumps(rows)  # as text, to keep the order of columns
             write_checked_json(_place(store, command), {"command": command, "rows": text, "files": seen})
 
 
@@ -176,7 +176,7 @@ def _seen(path: str | Path, *, fresh: bool = False) -> str | None:
     """Return the state of a file; None if it is missing, or changed too recently to detect another change."""
     try:
         status = os.stat(path)
-    except (OSError, ValueError):  # ValueError: of a name that none can have
+    except (OSError, ValueError):  # ValueError: the name is invalid
         return None
     return signature(status).hex() if fresh or settled(status) else None
 

@@ -1,4 +1,4 @@
-"""A workspace and runs in plain values, for a process elsewhere: all paths are absolute, and the same on every node."""
+"""A workspace and runs in plain values, for a process on another node: paths are absolute and valid on every node."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from plbench.training.distributed import ALONE, World
 
 
 class Data(Frozen):
-    """Which files of a dataset: its folder, and what it is told beside it."""
+    """The files of a dataset: its folder, and its other options."""
 
     root: Path
     options: dict[str, Any]
 
 
 class Place(Frozen):
-    """Where things are and how to compute.
+    """Locations and compute options.
 
     Attributes:
         plugins: files with methods or datasets.
         own_only: whether methods and datasets of other distributions are left out.
-        device: its kind, "cpu" or "cuda".
-        nproc: processes that each run is trained over.
-        others: as `Workspace` has them.
+        device: its type, "cpu" or "cuda".
+        nproc: processes per run.
+        others: as in `Workspace`.
     """
 
     runs: Path
@@ -51,11 +51,11 @@ class Place(Frozen):
     profiles: bool
 
     def workspace(self, data: Data, reporter: Reporter | None = None, world: World = ALONE) -> Workspace:
-        """Return it as a workspace of this process, for runs on this data.
+        """Return a workspace of this process, for runs on this data.
 
         Args:
             data: of the runs.
-            reporter: hears how work goes on; None for nobody.
+            reporter: receives progress; None for none.
             world: the processes that train together.
 
         Raises:
@@ -87,8 +87,8 @@ def place_of(workspace: Workspace, plugins: Sequence[Path], *, device: str, work
     Args:
         workspace: on this machine.
         plugins: files with methods or datasets.
-        device: kind of the other process's.
-        workers: processes that decode images there, for each process that trains.
+        device: type of the other process's device.
+        workers: number of processes that decode images there, for each training process.
     """
     same = ("nproc", "pretraining", "track", "decode", "save_every", "compiles", "profiles")
     return Place(
@@ -104,7 +104,7 @@ def place_of(workspace: Workspace, plugins: Sequence[Path], *, device: str, work
 
 
 def data_of(plan: ResolvedRun) -> Data:
-    """Return which files a run's dataset was opened with."""
+    """Return the files with which a run's dataset was opened."""
     dataset: Dataset = plan.protocol_data.dataset
     told = dataset.options.model_dump(exclude_unset=True).items()
     options = {name: value.absolute() if isinstance(value, Path) else value for name, value in told}

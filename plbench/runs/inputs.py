@@ -59,8 +59,8 @@ class OpenInputs:
         Args:
             spec: of the run, in the probe regime.
             model: the backbone as used by its method.
-            protocol_data: that the part is of.
-            part: whose rows are wanted.
+            protocol_data: the data.
+            part: of the data.
         """
         workspace = self.workspace
         place = (part.split, part.rows.tobytes())

@@ -1,4 +1,4 @@
-"""Records of older schema versions, brought up to the present one."""
+"""Upgrade records of older schema versions to the current one."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from plbench.runs.pretraining import PACKAGED, RANDOM
 SCHEMA_VERSION = 5
 
 OLDEST_VERSION = 3
-"""No record of an earlier one exists."""
+"""The oldest version in any record."""
 
 _METRICS_SINCE_5 = ("f1", "thresholds", "f1_top3", "auroc", "ece")
 _F1_AT_HALF = ("cf1", "of1", "threshold")
 
 
 def upgraded(content: Any) -> Any:
-    """Return a record's content in the present schema; unchanged where it is that, or one that nobody knows.
+    """Return a record's content in the current schema; unchanged if it is current, or of an unknown version.
 
-    Version 4 says where the time of a training went. Version 5 takes CF1 and OF1 at chosen thresholds and with top 3,
-    not at 0.5, and has AUROC, ECE and pretraining. F1 at 0.5 is left out: it says nothing under partial labels. The
-    new figures need scores that an older record does not hold, so it has none. Weights whose origin its spec tells
-    are described.
+    Version 4 adds the training time by phase. Version 5 has CF1 and OF1 at chosen thresholds and for the top 3, instead
+    of at 0.5 (which is meaningless under partial labels, and left out), and adds AUROC, ECE and pretraining. New
+    figures stay empty, since they need scores that older records lack. Pretraining is described if the spec determines
+    the origin of the weights.
 
     Args:
         content: as read from JSON.
 
     Raises:
-        ValueError: if it holds a field that its version did not have yet.
+        ValueError: if it has a field of a later version.
     """
     version = content.get("schema_version") if isinstance(content, dict) else None
     if type(version) is not int or not OLDEST_VERSION <= version < SCHEMA_VERSION:
@@ -45,7 +45,7 @@ def upgraded(content: Any) -> Any:
     kept = {n: {key: value for key, value in own.items() if key not in _F1_AT_HALF} for n, own in splits.items()}
     try:
         seen = {"packaged": PACKAGED, "random": RANDOM}.get(content["spec"]["model"]["weights"])
-    except (KeyError, TypeError):  # validation says what is wrong with such a spec
+    except (KeyError, TypeError):  # reported by validation
         seen = None
     return {
         **content,

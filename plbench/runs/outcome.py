@@ -42,7 +42,7 @@ from plbench.runs.task_file import TASK
 from plbench.training.hooks import Guarded
 
 FILES = ("spec.toml", "log.jsonl", CELLS, PER_CLASS, REPLICATES, CHECKPOINT)
-"""Of every run, beside its record."""
+"""Files of every run, in addition to its record."""
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,8 @@ def predictions(
     Args:
         model: from `load_model`.
         images: their ids are used as names.
-        workspace: as the model was loaded with.
-        skip_unreadable: whether to go on without images that cannot be read.
+        workspace: the one that the model was loaded with.
+        skip_unreadable: whether to leave out images that cannot be read.
 
     Raises:
         DataError: if an image cannot be read and is not to be skipped. StoreError: if the cache cannot be written.
@@ -97,7 +97,7 @@ def predictions(
 
 
 def _fill(path: Path, model: TrainedModel, images: ImageFiles, workspace: Workspace, *, skip_unreadable: bool) -> None:
-    """Score what is not scored yet. Rows of images that cannot be read are NaN."""
+    """Compute missing scores. Rows of unreadable images are NaN."""
     growing = GrowingMatrix(path, (len(images), len(model.class_names)), EVAL_BATCH_SIZE)
     broken: set[int] = set()
     with growing.opened(owner=True), workspace.reporter.task(f"Scoring {len(images):,} images") as report:
@@ -124,7 +124,7 @@ def _fill(path: Path, model: TrainedModel, images: ImageFiles, workspace: Worksp
 
 
 def _first_unreadable(growing: GrowingMatrix, images: ImageFiles, known: set[int]) -> dict[int, str]:
-    """Return why, by row, of the images that cannot be read in the first batch where there are such."""
+    """Return reasons by row of the unreadable images in the first batch that has any."""
     for batch in growing.batches_to_do(0, 1):
         rows = [row for row in growing.rows_of(batch) if row not in known]
         found = find_unreadable(images.subset(np.array(rows, np.int64)))
@@ -141,12 +141,12 @@ def _refusal(unreadable: dict[int, str]) -> DataError:
 
 @dataclass(frozen=True)
 class _WithoutBroken(ImageFiles):
-    """Images of which some cannot be read and are black, so that the others stay in their places in a batch."""
+    """Images of which unreadable ones are replaced by black ones, to keep batches unchanged."""
 
     broken: frozenset[str] = frozenset()
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """Return the image, or a black one."""
+        """Return the image, or a black one if unreadable."""
         return Image.new("RGB", (64, 64)) if self.paths[row] in self.broken else super().load(row, min_side)
 
     def subset(self, index: np.ndarray) -> _WithoutBroken:
@@ -156,12 +156,12 @@ class _WithoutBroken(ImageFiles):
 
 
 def _identity(model: TrainedModel, images: ImageFiles, workspace: Workspace) -> str:
-    """Return what scores depend on, as hex sha256: model, images as they lie on disk, in this order, and device."""
+    """Return the hex sha256 of everything that scores depend on: model, image files in this order, and device."""
     digest = hashlib.sha256()
     weights = model.record.files[CHECKPOINT].sha256
     digest.update(json.dumps([model.record.key, weights, workspace.device.type, workspace.decode]).encode())
     for row, name in enumerate(images.ids):
         digest.update(name.encode(errors="surrogateescape") + b"\0")
-        with contextlib.suppress(OSError, PlbenchError):  # said when it is to be read
+        with contextlib.suppress(OSError, PlbenchError):  # reported when it is read
             digest.update(signature(images.path(row).stat()))
     return digest.hexdigest()

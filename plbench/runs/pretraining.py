@@ -63,7 +63,7 @@ _BY_TOKEN = {
     "sat493m": "sat-493m",
     "bamboo": "bamboo",
 }
-"""Data sets by what timm calls them in a tag such as `miil_in21k_ft_in1k`."""
+"""Datasets by timm's abbreviation in a tag, such as `miil_in21k_ft_in1k`."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 

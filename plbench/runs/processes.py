@@ -92,7 +92,7 @@ def main() -> None:
         sys.exit(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
     except Exception:
         write_failure(traceback.format_exc(), _BROKEN)
-        os._exit(_BROKEN)  # without a traceback of its own
+        os._exit(_BROKEN)  # without another traceback
 
 
 if __name__ == "__main__":

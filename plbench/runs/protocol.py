@@ -272,7 +272,7 @@ class ProtocolData:
         return self._hashes("plbench-validation") < self.protocol.validation_share
 
     def _hashes(self, purpose: str) -> npt.NDArray[np.float64]:
-        """Return a number in [0, 1) for each train image by its id, or its patient's: the same ones for good."""
+        """Return a reproducible number in [0, 1) for each train image, from its or its patient's id."""
         units = map(self.dataset.validation_unit, self.whole_train.images.ids)
         digests = (hashlib.sha256(f"{purpose}:{unit}".encode()).digest() for unit in units)
         return np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests], np.float64)

@@ -26,7 +26,7 @@ Correlation = Annotated[float, Field(ge=-1 - 1e-9, le=1 + 1e-9)]
 
 
 class Estimate(Frozen):
-    """A percentage with its 95 % interval over test images; None where it is not defined.
+    """A percentage with its 95 % interval over test images; None if undefined.
 
     Attributes:
         low, high: `plbench.metrics.statistics.Estimate.interval`, of one training, without the uncertainty from seeds.

@@ -77,7 +77,8 @@ class Registry:
             )
         registry = cls(_empty(), _empty(), own_only)
         installed = entry_points()
-        name_of = functools.cache(attrgetter("name"))  # of a distribution, which parses its metadata each time
+        # property of a distribution, which parses its metadata at each access
+        name_of = functools.cache(attrgetter("name"))
         for kind, group in _GROUPS.items():
             for point in installed.select(group=group):
                 origin = name_of(point.dist) if point.dist is not None else "an unknown distribution"

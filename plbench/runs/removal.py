@@ -29,8 +29,8 @@ class Item:
     Attributes:
         kind: "runs"; "weights" of finished runs; "checkpoints" of finished trainings; "unfinished" writes and removals
             of killed processes; "damaged" files that were set aside; "features".
-        path: of it.
-        num_bytes: of its files.
+        path: its path.
+        num_bytes: total size of its files.
     """
 
     kind: Kind
@@ -53,11 +53,11 @@ class Room:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all of it."""
+        """Total size in bytes."""
         return sum(item.num_bytes for item in self.items)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return files and bytes by kind."""
+        """Return the number of files and bytes by kind."""
         number: Counter[str] = Counter(item.kind for item in self.items)
         sizes = {kind: sum(item.num_bytes for item in self.items if item.kind == kind) for kind in number}
         return [{"what": kind, "number": number[kind], "bytes": sizes[kind]} for kind in number]

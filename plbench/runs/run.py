@@ -136,7 +136,7 @@ def chosen_epoch(plan: ResolvedRun, workspace: Workspace) -> int | None:
 
 @contextlib.contextmanager
 def discard_incomplete_run(plan: ResolvedRun, workspace: Workspace) -> Iterator[None]:
-    """Save a failed record when a training fails; after any other failure remove what has no checkpoint."""
+    """If a training fails, save a failed record; after any other failure, remove a run without a checkpoint."""
     folder, is_main = workspace.store.run_folder(plan.spec.key), workspace.world.is_main
     try:
         yield
@@ -154,7 +154,7 @@ def discard_incomplete_run(plan: ResolvedRun, workspace: Workspace) -> Iterator[
             )
             write_record(folder, failed)
         raise
-    # Ctrl-C, too: a folder with neither weights nor a checkpoint has nothing to go on from
+    # including Ctrl-C: without weights or a checkpoint, a run cannot be resumed
     except BaseException:
         begun = (folder / CHECKPOINT).is_file() or checkpoint.Checkpoints(folder, plan.spec).exist()
         if is_main and not begun:

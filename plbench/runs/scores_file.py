@@ -19,7 +19,7 @@ from plbench.files import write_atomically
 from plbench.files.escaping import csv_cell
 from plbench.runs.predict import Predictions
 
-_ROWS = 4096  # at a time, so that their text fits into memory
+_ROWS = 4096  # at once, so that their text fits into memory
 _SEPARATOR = ";"  # of labels in a cell of a CSV
 
 

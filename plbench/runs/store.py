@@ -1,4 +1,4 @@
-"""What lies on disk: finished runs, and the cache of what many runs share. Atomic, content-addressed, locked."""
+"""Storage of finished runs, and the cache shared by runs: atomic, content-addressed, locked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Store:
 
     Attributes:
         runs: one folder per run, named by its key.
-        cache: drawn data, features, artifacts; safe to delete.
+        cache: rendered data, features, artifacts; safe to delete.
     """
 
     runs: Path
@@ -38,29 +38,29 @@ class Store:
 
     @classmethod
     def at(cls, runs: Path) -> Self:
-        """Return a folder of runs, with the cache of this user, or that of the environment's PLBENCH_CACHE."""
+        """Return the store of a folder of runs, with the user's cache, or the one in PLBENCH_CACHE."""
         cache = os.environ.get("PLBENCH_CACHE")
         return cls(in_home(runs), in_home(cache) if cache else user_cache_path("plbench"))
 
     def run_folder(self, key: str) -> Path:
-        """Return where a run's files lie."""
+        """Return the folder of a run."""
         return self.runs / key
 
     def keys(self, mark: str = RECORD) -> list[str]:
-        """Return the keys of all runs whose folder has a file of this name, sorted: by default a record."""
+        """Return the sorted keys of all runs that have a file with this name, by default a record."""
         if not self.runs.is_dir():
             return []
         return sorted(folder.name for folder in self.runs.iterdir() if (folder / mark).is_file())
 
     def find(self, text: str, *, begun: bool = False) -> Path:
-        """Return the folder of the run that a key, the start of one, or a path names.
+        """Return the folder of a run given by key, prefix of the key, or path.
 
         Args:
-            text: that names it.
-            begun: whether a run may be meant that has no record yet: it is under way, or was interrupted.
+            text: key, prefix or path.
+            begun: also find runs without a record, in progress or interrupted.
 
         Raises:
-            StoreError: if no run or more than one is meant.
+            StoreError: if there is no such run, or several.
         """
         path, mark = Path(text), SPEC if begun else RECORD
         if (path / RECORD).is_file() or (path / mark).is_file():
@@ -78,17 +78,16 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, key: str, tell: Callable[[str], None]) -> Iterator[None]:
-        """Hold one run for this process; where another one holds it, say so and wait.
+        """Lock one run for this process; if another one holds the lock, report that and wait.
 
         Args:
             key: of the run.
-            tell: is given that sentence.
+            tell: receives a message.
 
         Raises:
-            StoreError: if the folder cannot be written to. PlbenchError: if a link would lead what is written
-                elsewhere.
+            StoreError: if the folder cannot be written to. PlbenchError: if a link would redirect written files.
         """
-        from filelock import FileLock, Timeout  # here: what only reads does without, and it takes 20 ms
+        from filelock import FileLock, Timeout  # imported here, since reading does not need it, and it takes 20 ms
 
         path = self._lock_path(key)
         refuse_links(self.runs, path)
@@ -104,17 +103,17 @@ class Store:
         except OSError as error:
             raise unwritable(self.runs, error) from error
         try:
-            for leftover in self.run_folder(key).glob(".*.tmp"):  # of a process that was killed
+            for leftover in self.run_folder(key).glob(".*.tmp"):  # of a killed process
                 leftover.unlink(missing_ok=True)
             yield
         finally:
-            path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
+            path.unlink(missing_ok=True)  # while locked: a process that opened it meanwhile notices its removal
             lock.release()
 
     def held(self, keys: Iterable[str]) -> set[str]:
-        """Return those of some runs that a living process holds; the lock of one that was killed is free.
+        """Return the keys that are locked by a living process; the locks of killed ones are free.
 
-        Where locks cannot be tried, since the folder may not be written to, none are.
+        If the folder is not writable, locks cannot be tested, and none are returned.
         """
         from filelock import FileLock, Timeout
 
@@ -135,15 +134,15 @@ class Store:
         return self.runs / f".{key}.lock"
 
     def remove(self, key: str) -> None:
-        """Delete a run's folder, as far as this user may: a process that is killed leaves it whole, or out of sight."""
+        """Delete a run's folder as far as permitted; if the process is killed, the run is either complete or hidden."""
         with contextlib.suppress(OSError):
             self.discard(self.run_folder(key))
-        shutil.rmtree(self.run_folder(key), ignore_errors=True)  # where nothing can be renamed
+        shutil.rmtree(self.run_folder(key), ignore_errors=True)  # if it cannot be renamed
 
     def discard(self, folder: Path) -> None:
-        """Rename a folder in the folder of runs to where nobody looks for runs, and delete it there.
+        """Move a run's folder to a hidden folder, and delete it there.
 
-        What others left there when they were killed goes with it.
+        Remains of killed processes are deleted as well.
 
         Raises:
             OSError: if it cannot be renamed.
@@ -151,14 +150,14 @@ class Store:
         trash = self.runs / _REMOVED
         while folder.exists():
             trash.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # another process took the empty trash away meanwhile
+            with contextlib.suppress(FileNotFoundError):  # another process removed the empty hidden folder
                 folder.rename(trash / f"{folder.name}-{os.urandom(4).hex()}")
         for path in self.removed():
             shutil.rmtree(path, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another process is at it
+        with contextlib.suppress(OSError):  # in use by another process
             trash.rmdir()
 
     def removed(self) -> list[Path]:
-        """Return folders that were being deleted when their process was killed."""
+        """Return folders whose deletion was interrupted."""
         trash = self.runs / _REMOVED
         return sorted(trash.iterdir()) if trash.is_dir() else []

@@ -41,7 +41,7 @@ def read_own_run(folder: Path) -> Record:
     """Read the record of a run in a store, and check that it belongs to the folder's name.
 
     Raises:
-        StoreError: as `read_run`, or if the record is of another run; copies would count twice.
+        StoreError: as `read_run`, or if the record is of another run, since copies would count twice.
     """
     record = read_run(folder)
     if record.key != folder.name:

@@ -28,15 +28,15 @@ from plbench.runs.tables import TEXT_COLUMNS
 NUM_REPLICATES = 1000
 
 REPLICATE_DECIMALS = 2
-"""Of a replicate in percent: less is not told by resampling, and boards keep millions of them."""
+"""Decimals of a replicate in percent: more would be noise, and boards store millions of them."""
 
 FIGURE_DECIMALS = 6
-"""Of a figure in percent, in a record and its per-class table."""
+"""Decimals of a figure in percent, in a record and its per-class table."""
 
 PRECISION_AT = (1, 3, 5)
 
 HEADLINE = ("map_c", "map_o")
-"""Metrics that boards compare, whose replicates travel with a record."""
+"""Metrics compared on boards, whose replicates are published with a record."""
 
 
 @dataclass(frozen=True, eq=False)

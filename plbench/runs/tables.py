@@ -19,7 +19,7 @@ from plbench.metrics import Metrics
 PER_CLASS, REPLICATES, GROUP_REPLICATES = "per_class.csv", "replicates.csv", "group_replicates.csv"
 
 TEXT_COLUMNS = ("class_id", "class_name", "groups")
-"""Of `per_class.csv`, which hold names that `csv_cell` made harmless."""
+"""Text columns of `per_class.csv`, whose cells are escaped by `csv_cell`."""
 
 MAX_CLASSES = 20_000
 MAX_REPLICATES = 20_000
@@ -34,10 +34,10 @@ _Text = Annotated[str, BeforeValidator(lambda value: csv_text(value) if isinstan
 
 
 class EntryError(PlbenchError):
-    """An invalid file of a record; `field` names the file and the place in it."""
+    """An invalid file of a record; `field` is the file and the location in it."""
 
     def __init__(self, field: str, found: str) -> None:
-        """Store the field and what was found there."""
+        """Store the location, and what was found there."""
         super().__init__(f"{field}: {found}")
         self.field, self.found = field, found
 
@@ -69,7 +69,7 @@ def parse_per_class(content: bytes) -> tuple[ClassRow, ...]:
     """Parse a per-class table.
 
     Raises:
-        EntryError: if it is no such table, with the line.
+        EntryError: if it is invalid, with the line.
     """
     parse = TypeAdapter(ClassRow).validate_python
     rows: list[ClassRow] = []
@@ -92,10 +92,10 @@ def parse_replicates(content: bytes, name: str = REPLICATES) -> dict[str, np.nda
     """Parse bootstrap replicates; `name` is the file's name for messages.
 
     Returns:
-        [R] by metric, percent; NaN where a replicate has no class to score.
+        [R] by metric, percent; NaN if a replicate has no class to score.
 
     Raises:
-        EntryError: if it is no such table, with the line.
+        EntryError: if it is invalid, with the line.
     """
     lines = _text(content, name).splitlines()
     names = [csv_text(name) for name in lines[0].split(",")] if lines else []
@@ -127,10 +127,10 @@ def as_metrics(table: Sequence[ClassRow]) -> Metrics:
 
 
 def group_members(table: Sequence[ClassRow], names: Iterable[str]) -> dict[str, list[int]]:
-    """Return columns of each group's classes."""
+    """Return the positions of each group's classes in the table."""
     return {name: [c for c, row in enumerate(table) if name in row.groups] for name in names}
 
 
 def quintile_members(table: Sequence[ClassRow]) -> list[list[int]]:
-    """Return columns of each quintile's classes."""
+    """Return the positions of each quintile's classes in the table."""
     return [[c for c, row in enumerate(table) if row.quintile == number] for number in range(1, 6)]

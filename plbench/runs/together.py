@@ -27,8 +27,8 @@ from plbench.training.stacked.layers import layers_of
 from plbench.training.state import FitState
 
 STACK_BYTES = 2 << 30
-"""Memory for parameters, optimisers and activations of heads that train together, beside the features; on a GPU, half
-of what is free."""
+"""Memory for parameters, optimisers and activations of heads that train together, in addition to features; on a GPU,
+half of the free memory."""
 
 
 def can_stack(plan: ResolvedRun) -> bool:
@@ -73,7 +73,7 @@ def groups_in_order(plans: Sequence[ResolvedRun], nproc: int = 1) -> list[list[R
 
 
 def _common(plan: ResolvedRun) -> str:
-    """Return what runs of one group share: everything except method, seed, rate and decay."""
+    """Return the key shared by the runs of a group: everything except method, seed, rate and decay."""
     spec = plan.spec
     common = spec.plan.model_copy(update={"lr": 1.0, "weight_decay": 0.0})
     method = spec.method.model_copy(update={"name": "", "version": "", "source_sha256": "", "params": {}})

@@ -32,7 +32,7 @@ def scores_by_run(
     Args:
         models: of the runs, R of them.
         part: of `protocol_data`.
-        protocol_data: of the dataset that the runs were made with.
+        protocol_data: with the runs' dataset.
         workspace: where and how.
 
     Yields:

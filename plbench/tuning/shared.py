@@ -32,7 +32,7 @@ _NUM_RANDOM = 10  # random trials before the sampler builds a model
 
 SAMPLER = f"TPE, multivariate, constant liar, {_NUM_RANDOM} random trials first"
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
-"""What Optuna raises, here and there, of a journal that says what it never wrote: it looks at nothing beforehand."""
+"""Errors of Optuna on a journal with invalid content, which it does not validate."""
 
 FINISHED: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
