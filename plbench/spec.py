@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 NUMERICS = 2
-"""Increased whenever a change of plbench affects results, so that results of a fixed bug are not reused."""
+"""Increased whenever a change of plbench affects results, so that results affected by a fixed bug are not reused."""
 
 Regime = Literal["finetune", "probe"]
 Selection = Literal["last", "validation", "validation-no-retrain", "best-on-test"]

@@ -87,7 +87,7 @@ def locked(path: Path) -> Iterator[Path]:
     There is no lock if the user has no write permission; complete files can still be used.
 
     Raises:
-        StoreError: if the folder is missing and cannot be created.
+        StoreError: if the folder does not exist and cannot be created, or the disk has an error or is full.
     """
     from filelock import FileLock  # imported here, since reading does not need it, and it takes 20 ms
 
