@@ -23,7 +23,7 @@ def columns_that_fit(
 
     Examples:
         >>> columns_that_fit({"method": ["method", "CE, Ignore"], "p": ["p", "0.123"], "n": ["n", "8 of 8"]}, 16)
-        {'method': 7, 'p': 5}
+        {'method': 9, 'p': 5}
     """
     most = {name: max(map(_longest_line, texts)) for name, texts in cells.items()}
     least = {name: most[name] if name in whole else max(map(_longest_word, texts)) for name, texts in cells.items()}
