@@ -16,7 +16,7 @@ from plbench.loading.features import cached_features
 from plbench.models.backbones import build_backbone
 from plbench.spec import ModelSpec
 
-NUM_IMAGES = int(os.environ.get("PLBENCH_BENCH_IMAGES", "2000"))
+NUM_IMAGES = int(os.environ.get("PLBENCH_BENCH_IMAGES", "1000"))
 WORKERS = 2
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "coco-20k" / "images"
 MODEL = ModelSpec(backbone="tf_efficientnet_lite0", weights="random", pooling="mean+max", image_size=160)

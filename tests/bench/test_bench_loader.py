@@ -1,6 +1,6 @@
 """How fast packed images are read and loaded, beside a folder of files and timm's own loader over it.
 
-4,000 images unless PLBENCH_BENCH_IMAGES says another number: docs/data-shards.md was measured with 50,000.
+2,000 images unless PLBENCH_BENCH_IMAGES says another number: docs/data-shards.md was measured with 50,000.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from plbench.loading.batches import ImageLoader
 from plbench.loading.order import EpochOrder, reading_ahead
 from plbench.loading.transforms import EvalTransform, TrainTransform, Transform
 
-NUM_IMAGES = int(os.environ.get("PLBENCH_BENCH_IMAGES", "4000"))
+NUM_IMAGES = int(os.environ.get("PLBENCH_BENCH_IMAGES", "2000"))
 SHORT_SIDE, IMAGE_SIZE, BATCH_SIZE, WORKERS = 256, 224, 128, 2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RANDAUGMENT = "rand-m9-mstd0.5"
@@ -81,7 +81,7 @@ def forget(*roots: Path) -> None:
         os.close(descriptor)
 
 
-def compare(calls: dict[str, Callable[[], int]], *cold: Path, repeats: int = 3) -> dict[str, tuple[float, float]]:
+def compare(calls: dict[str, Callable[[], int]], *cold: Path, repeats: int = 2) -> dict[str, tuple[float, float]]:
     """Images per second, and per second of processor time, of functions that return how many images they read.
 
     The best of a few calls of each, by turns, because other programs disturb the first number and hardly the second.

@@ -16,7 +16,7 @@ import plbench
 
 import plbench.models.torchvision_ops  # isort: skip
 
-NUM_IMAGES = int(os.environ.get("PLBENCH_BENCH_IMAGES", "2000"))
+NUM_IMAGES = int(os.environ.get("PLBENCH_BENCH_IMAGES", "1000"))
 WORKERS = 2
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "coco-20k" / "images"
 
