@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -23,6 +24,7 @@ _CLOCKS = timedelta(days=1)  # tolerance for clocks that are ahead
 _WRITTEN = datetime(2026, 11, 29, tzinfo=UTC)  # the clock is wrong if it shows an earlier time
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256_OF_NOTHING = hashlib.sha256().hexdigest()
 _KEY = re.compile(r"[0-9a-f]{16}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _VERSION = re.compile(r"\d+(\.\d+)+[0-9a-z.+-]*")
@@ -107,8 +109,11 @@ def _check_hashes(record: Record, findings: Findings) -> None:
     for name, key in spec.stages.items():
         findings.require(_matches(_KEY, key), f"spec.stages.{name}", key, "the key of a run")
     for name, file in record.files.items():
-        well = _matches(_FILE, name) and _matches(_SHA256, file.sha256) and 0 < file.num_bytes < 2**50
-        findings.require(well, f"files.{name}", file.sha256, "64 hex digits of a file that is not empty")
+        well = _matches(_FILE, name) and _matches(_SHA256, file.sha256) and file.num_bytes < 2**50
+        findings.require(well, f"files.{name}", file.sha256, "64 hex digits of a file")
+        # empty: the log of a method that trains nothing, such as zero-shot
+        agrees = (file.num_bytes == 0) == (file.sha256 == _SHA256_OF_NOTHING)
+        findings.require(agrees, f"files.{name}.num_bytes", file.num_bytes, "0 just where the hash is that of no bytes")
 
 
 def _check_question(record: Record, board: Board, role: Role, findings: Findings) -> None:

@@ -63,7 +63,7 @@ class _Row(RowScores[Entry]):
     def why_unranked(self) -> str | None:
         """Why the row's figures do not answer the board's question: what its models may have seen before."""
         if any(record.spec.embeddings is not None for record in self.records):
-            return "it uses a vision-language model, and whether that model has seen the test images is unknown"
+            return "it uses embeddings of another model, and whether that model has seen the test images is unknown"
         return next((why for record in self.records if (why := record.test_seen_in_pretraining)), None)
 
     @cached_property

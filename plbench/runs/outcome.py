@@ -226,7 +226,7 @@ def record(
 
 
 def _note_on_embeddings(active: ActiveRun) -> list[str]:
-    """Return a note on the vision-language model used by the method, if any."""
+    """Return a note on the model of the embeddings that the method uses, if any."""
     if (sha256 := active.spec.embeddings) is None:
         return []
     model = read_embeddings(kept_embeddings(sha256, active.workspace.store.cache)).model or "an unnamed model"

@@ -41,6 +41,7 @@ from plbench.training.clock import PHASES
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 AT = f"{datetime.now(UTC) + timedelta(hours=12):%Y-%m-%dT%H:%M:%SZ}"  # after the runs, as a clock may be ahead
 TABLES = ("per_class.csv", "replicates.csv")
+NOTHING = hashlib.sha256().hexdigest()
 Content = dict[str, Any]
 
 _GENUINE: dict[str, Path] = {}
@@ -453,6 +454,8 @@ ONE_FIELD: dict[str, tuple[Callable[[Forger], None], str]] = {
     "no checksum": (lambda f: f.edit(lambda c: c["files"].pop("per_class.csv")), "files.per_class.csv"),
     "no hash of cells": (lambda f: f.edit(lambda c: c["files"].pop("cells.npz")), "files.cells.npz"),
     "hash of cells": (edit("files/cells.npz/sha256", "x" * 64), "files.cells.npz"),
+    "cells of no bytes": (edit("files/cells.npz/num_bytes", 0), "files.cells.npz.num_bytes"),
+    "cells of a hash of no bytes": (edit("files/cells.npz/sha256", NOTHING), "files.cells.npz.num_bytes"),
     # identity: the one of spec, its hash, key and folder that the others outvote
     "key": (edit("key", "0" * 16), "key"),
     "hash of the spec": (edit("spec_sha256", "0" * 64), "spec_sha256"),
@@ -623,6 +626,12 @@ def test_a_changed_hash_does_not_help(forger: Forger, name: str) -> None:
     problems = forger.verify()
     assert field in fields(problems), [str(problem) for problem in problems]
     assert {problem.key for problem in problems} == {forger.key}
+
+
+def test_a_log_may_be_empty(forger: Forger) -> None:
+    """That of a method that trains nothing."""
+    forger.edit(lambda content: content["files"].update({"log.jsonl": {"sha256": NOTHING, "num_bytes": 0}}))
+    assert forger.verify() == []
 
 
 def test_a_training_set_of_its_own_is_named(forger: Forger) -> None:
