@@ -31,9 +31,7 @@ def synthetic(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def synthetic_batch(
-    labels: PartialLabels, size: int, shape: tuple[int, ...], views: tuple[Tensor, ...] = ()
-) -> Batch:
+def synthetic_batch(labels: PartialLabels, size: int, shape: tuple[int, ...], views: tuple[Tensor, ...] = ()) -> Batch:
     """Return a batch of random inputs with the labels of the first rows, repeated if there are too few.
 
     Args:
