@@ -27,16 +27,16 @@ class SpatialConsistency(EMAConsistency):
     expected negatives of `ema-consistency`, which also has k. In the first epoch there are no averages, so that all
     unknown labels are in E and nothing is consistent.
 
-    The abstract and the introduction were at hand, and nothing that the authors released. They say that each training
-    image has a running-average heatmap of each class, that the maps of the views are consistent with these averages,
-    and that what a random crop cuts off is thereby supervised right. That is why the distance is over all labels, known
-    ones as well, which is ours. From another author's attempt at the method: the absolute distance, bilinear resizing,
-    mu. Ours: that the maps are measured after each epoch, on plain images and by the weights in training, where the
-    paper may paste in those of the crops; that the first maps are the first averages; the sigmoid before averaging;
-    the mean over places; lambda; the heatmaps' side and that they are kept as float16; E, as `ema-consistency` says.
-    What the paper crops is not known: views are the run's own, and without crops in its plan H differs from F by its
-    age alone. Cutout stays: what is hidden has to agree, too. Features have no views, so the probe regime is refused,
-    and so is a RandAugment that rotates, shears or shifts.
+    The abstract and the beginning of the introduction were at hand, and nothing that the authors released. They say
+    that each training image has a running-average heatmap of each class, that the maps of training views are consistent
+    with these averages, and that this recovers the right supervision where a crop misses most of the annotated object.
+    The absolute distance, bilinear resizing and mu are from somebody else's attempt at the method. Ours: that the
+    distance is over all labels, since it is a known one that the crop misses; that it is a mean over places; that maps
+    are measured after each epoch, on plain images and by the weights in training, where the paper may paste in those of
+    the crops; that the first maps are the first averages; that F has a sigmoid; lambda; the side of the heatmaps, and
+    float16 for them; E, as `ema-consistency` says. Views are the run's own. Without crops and flips in its plan, H
+    differs from F by its age alone; with cutout, what is hidden has to agree, too. The probe regime is refused, since
+    features have no views, and so is a RandAugment that rotates, shears or shifts.
     """
 
     name = "spatial-consistency"
