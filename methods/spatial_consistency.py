@@ -30,13 +30,14 @@ class SpatialConsistency(EMAConsistency):
     The abstract and the beginning of the introduction were at hand, and nothing that the authors released. They say
     that each training image has a running-average heatmap of each class, that the maps of training views are consistent
     with these averages, and that this recovers the right supervision where a crop misses most of the annotated object.
-    The absolute distance, bilinear resizing and mu are from somebody else's attempt at the method. Ours: that the
-    distance is over all labels, since it is a known one that the crop misses; that it is a mean over places; that maps
-    are measured after each epoch, on plain images and by the weights in training, where the paper may paste in those of
-    the crops; that the first maps are the first averages; that F has a sigmoid; lambda; the side of the heatmaps, and
-    float16 for them; E, as `ema-consistency` says. Views are the run's own. Without crops and flips in its plan, H
-    differs from F by its age alone; with cutout, what is hidden has to agree, too. The probe regime is refused, since
-    features have no views, and so is a RandAugment that rotates, shears or shifts.
+    The absolute distance, the sigmoid in F, bilinear resizing and mu are from somebody else's attempt at the method.
+    Ours: that the distance is over all labels, since it is a known one that the crop misses; that it is a mean over
+    places; that p comes from the mean of logits; that maps are measured after each epoch, on plain images and by the
+    weights in training, where the paper may paste in those of the crops; that the first maps are the first averages;
+    lambda; the side of the heatmaps, and float16 for them; E, as `ema-consistency` says. Views are the run's own.
+    Without crops and flips in its plan, H differs from F by its age alone; with cutout, what is hidden has to agree,
+    too. The probe regime is refused, since features have no views, and so is a RandAugment that rotates, shears or
+    shifts.
     """
 
     name = "spatial-consistency"
@@ -145,8 +146,8 @@ def part_shown(heatmaps: Tensor, location: Tensor, size: torch.Size) -> Tensor:
     """
     height, width = size
     left, top, right, bottom = location[:, :, None].unbind(dim=1)
-    x = left + (right - left) * (torch.arange(width).to(location) + 0.5) / width
-    y = top + (bottom - top) * (torch.arange(height).to(location) + 0.5) / height
+    x = left + (right - left) * (torch.arange(width, device=location.device) + 0.5) / width
+    y = top + (bottom - top) * (torch.arange(height, device=location.device) + 0.5) / height
     # torch counts from -1 to 1
     grid = 2 * torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1) - 1
     return F.grid_sample(heatmaps, grid, padding_mode="border", align_corners=False)
