@@ -110,8 +110,8 @@ class TrainTransform:
         if moving:
             raise PlbenchError(
                 "the method must know which part of its image a training view shows, but the plan's randaugment may "
-                f"move pixels ({', '.join(moving)}); use one that only changes colours, such as rand-m9-mstd0.5-t3a, "
-                "or none"
+                f"move pixels ({', '.join(moving)}); give another `recipe=`, or a grid whose plan has "
+                'randaugment = "rand-m9-mstd0.5-t3a", which only changes colours'
             )
         return self._located
 
