@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from plbench.api import Batch, ImageTransform, Loss, Progress, Task, TrainView
+from plbench.api import Batch, ImageTransform, Loss, Progress, Task, TrainView, tunable
 from plbench.losses import binary_cross_entropy
 from plbench.losses.sample_state import check_state_size
 
@@ -47,6 +47,7 @@ class SpatialConsistency(EMAConsistency):
     class Params(EMAConsistency.Params):
         """k as of `epr`, the rest as of `ema-consistency`; the side is ours."""
 
+        consistency: float = tunable(0.1, 0.01, 2.0, log=True, ge=0.0, description="lambda, of the distance from H")
         side: int = Field(7, ge=1, description="most places on a side of the heatmaps; larger maps are averaged to it")
 
     def __init__(self, params: Any, task: Task) -> None:
@@ -95,9 +96,9 @@ class SpatialConsistency(EMAConsistency):
         """Return the maps of scores of whole images, [B, C, 1 + h, w]; all of their first row is the image's score."""
         logits = model(images)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        size = [min(places, self.params.side) for places in logits.shape[-2:]]
-        maps = F.adaptive_avg_pool2d(torch.sigmoid(logits), size)
-        return torch.cat([self.scores(logits)[:, :, None, None].expand(-1, -1, 1, size[1]), maps], dim=2)
+        height, width = (min(places, self.params.side) for places in logits.shape[-2:])
+        maps = F.adaptive_avg_pool2d(torch.sigmoid(logits), (height, width))
+        return torch.cat([self.scores(logits)[:, :, None, None].expand(-1, -1, 1, width), maps], dim=2)
 
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
         """Return cross-entropy on known labels and expected negatives, and the distance from the heatmaps."""
