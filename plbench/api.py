@@ -17,6 +17,7 @@ from plbench.losses import priors, sample_state, single_positive
 from plbench.method import (
     Batch,
     BatchScope,
+    ImageTransform,
     Loss,
     Method,
     MethodParams,
@@ -52,6 +53,7 @@ __all__ = [
     "DatasetOptions",
     "ImageFiles",
     "ImageSource",
+    "ImageTransform",
     "IndexedDataset",
     "LabelledSplit",
     "Loss",

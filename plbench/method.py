@@ -183,7 +183,8 @@ class Batch:
         inputs: images [B, 3, H, W], or in the probe regime features [B, D] or feature maps [B, D, h, w].
         labels: int8 [B, C]: +1 present, -1 verified absent, 0 unknown. Read-only.
         index: int64 [B]: row in train, the same in every stage.
-        views: further views of the images, if the method's transform returns more than one.
+        views: what the method's transform returns of each image, if that is a tuple: `inputs`, further views, and
+            tensors such as the views' locations.
     """
 
     inputs: Tensor
@@ -235,6 +236,24 @@ class TrainView(Protocol):
         """Return the model itself, for a stage to pass on its weights or to set buffers between epochs.
 
         Without EMA, both are the same model. Buffers are averaged too, so set a lasting value in both models.
+        """
+
+
+class ImageTransform(Protocol):
+    """A run's training transform: turns an image into a tensor [3, H, W], with random crops, flips and so on."""
+
+    def __call__(self, image: Any, /) -> Tensor:
+        """Return one view of the image."""
+
+    def with_location(self) -> Callable[[Any], tuple[Tensor, Tensor]]:
+        """Return the same transform with a second result: where in the image the view lies, float32 [4].
+
+        A location is the view's left, top, right and bottom edge, as fractions of the image's width and height. That of
+        a mirrored view has its left edge to the right of its right one. Views are the same, and so is what is drawn
+        from the generators.
+
+        Raises:
+            PlbenchError: if the plan's RandAugment may rotate, shear or shift images.
         """
 
 
@@ -408,8 +427,12 @@ class Method(ABC):
         """Return optimiser groups: dictionaries with "params" and, optionally, "lr_scale", a factor."""
         return [{"params": list(model.parameters())}]
 
-    def transform(self, train_transform: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return the training transform of one image. For several views, the transform returns a tuple of tensors."""
+    def transform(self, train_transform: ImageTransform) -> Callable[[Any], Any]:
+        """Return the training transform of one image.
+
+        For several views, the transform returns a tuple of tensors. `train_transform.with_location()` gives a view and
+        where it lies in the image.
+        """
         return train_transform
 
     def mixture(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,9 @@ from plbench.spec import ModelSpec, Plan
 
 Transform = Callable[[Image.Image], Any]
 
+_MOVING = ("Rotate", "Shear", "Translate")
+"""Beginnings of the names of timm's operations after which a pixel shows another place."""
+
 
 @dataclass(frozen=True)
 class EvalTransform:
@@ -99,15 +102,45 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Turn an image into float32 [3, size, size]. Uses the global generators, which the loader seeds."""
-        pixels = self.base.scaled(self.pixels(image)).contiguous()
-        return pixels if self.erase is None else self.erase(pixels)
+        return self._located(image)[0]
+
+    def with_location(self) -> Callable[[Image.Image], tuple[Tensor, Tensor]]:
+        """Return this transform with a second result, the view's location; see `plbench.method.ImageTransform`."""
+        moving = [op.name for op in self.augment.ops if op.name.startswith(_MOVING)] if self.augment else []
+        if moving:
+            raise PlbenchError(
+                "the method must know which part of its image a training view shows, but the plan's randaugment may "
+                f"move pixels ({', '.join(moving)}); give another `recipe=`, or a grid whose plan has "
+                'randaugment = "rand-m9-mstd0.5-t3a", which only changes colours'
+            )
+        return self._located
+
+    def _located(self, image: Image.Image) -> tuple[Tensor, Tensor]:
+        """Return the view of an image, and its location."""
+        augmented, location = self._augmented(image)
+        pixels = self.base.scaled(as_bytes(augmented)).contiguous()
+        return pixels if self.erase is None else self.erase(pixels), torch.tensor(location)
 
     def pixels(self, image: Image.Image) -> Tensor:
         """Turn an image into uint8 [size, size, 3], augmented, before cutout. Uses the generators like `__call__`."""
-        image = self.base.resize(image) if self.crop is None else self.crop(image)
-        for part in (self.flip, self.augment):
-            image = image if part is None else part(image)
-        return as_bytes(image)
+        return as_bytes(self._augmented(image)[0])
+
+    def _augmented(self, image: Image.Image) -> tuple[Image.Image, tuple[float, float, float, float]]:
+        """Return the augmented image, and its location before RandAugment."""
+        left, top, right, bottom = 0.0, 0.0, 1.0, 1.0
+        if self.crop is None:
+            image = self.base.resize(image)
+        else:
+            width, height = image.size
+            cut = self.crop.make_params([image])
+            left, right = cut["left"] / width, (cut["left"] + cut["width"]) / width
+            top, bottom = cut["top"] / height, (cut["top"] + cut["height"]) / height
+            image = self.crop.transform(image, cut)
+        if self.flip is not None:
+            before, image = image, self.flip(image)
+            if image is not before:  # torchvision returns what it does not mirror as it is
+                left, right = right, left
+        return image if self.augment is None else self.augment(image), (left, top, right, bottom)
 
     def box(self) -> Tensor:
         """Return the cutout box of the last image from `pixels`: top, left, bottom, right, int64 [4].

@@ -157,7 +157,8 @@ def _steps(
         moved = execution.move(batch)
         # of the global batch; `batch` is this process's share, or placeholder rows
         num_images = min(batch_size, len(inputs) - state.batch * batch_size)
-        state.images_trained += num_images * max(1, len(batch.views))
+        num_views = sum(view.ndim == batch.inputs.ndim for view in batch.views)  # others are no images
+        state.images_trained += num_images * max(1, num_views)
         state.clock.lap("data")
         stepper.take(state, moved, num_images, progress, request)
         state.batch += 1

@@ -167,8 +167,8 @@ class _Trial:
         self.program_bytes = max(0, resident_bytes() - self.state_bytes())
         side = self.spec.model.image_size
         views = None if is_probe else self._loaded(0)
-        num_views = len(views) if isinstance(views, tuple) and len(views) > 1 else 0
-        self.inputs = SyntheticInputs(self.part.labels, shape if is_probe else (3, side, side), num_views)
+        views = views if isinstance(views, tuple) and len(views) > 1 else ()
+        self.inputs = SyntheticInputs(self.part.labels, shape if is_probe else (3, side, side), views)
 
     def _loaded(self, row: int) -> Any:
         """Return an image as loaded for training."""

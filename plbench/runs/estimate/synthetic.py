@@ -31,24 +31,24 @@ def synthetic(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def synthetic_batch(labels: PartialLabels, size: int, shape: tuple[int, ...], num_views: int = 0) -> Batch:
+def synthetic_batch(labels: PartialLabels, size: int, shape: tuple[int, ...], views: tuple[Tensor, ...] = ()) -> Batch:
     """Return a batch of random inputs with the labels of the first rows, repeated if there are too few.
 
     Args:
         labels: of the images that the inputs represent.
         size: number of inputs. shape: of each.
-        num_views: per image; 0 for only the image itself.
+        views: of one image; all but the first are copied for every input. Empty for only the image itself.
     """
     inputs, index = synthetic(size, *shape), torch.arange(size) % labels.num_images
-    views = tuple(inputs if place == 0 else synthetic(*inputs.shape) for place in range(num_views))
-    return Batch(inputs, label_tensor(labels, index), index, views)
+    copied = (inputs, *(torch.stack([view] * size) for view in views[1:])) if views else ()
+    return Batch(inputs, label_tensor(labels, index), index, copied)
 
 
 class SyntheticInputs:
     """Endless `plbench.training.inputs.Inputs`, of which only the first batch is visible."""
 
-    def __init__(self, labels: PartialLabels, shape: tuple[int, ...], num_views: int) -> None:
-        self._labels, self.shape, self._num_views = labels, shape, num_views
+    def __init__(self, labels: PartialLabels, shape: tuple[int, ...], views: tuple[Tensor, ...] = ()) -> None:
+        self._labels, self.shape, self._views = labels, shape, views
         self.batch_size = 1
 
     @property
@@ -61,7 +61,7 @@ class SyntheticInputs:
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: Any = None) -> Iterator[Batch]:
         """Yield the same batch repeatedly, since creating others would count as training time."""
-        return itertools.repeat(synthetic_batch(self._labels, batch_size, self.shape, self._num_views))
+        return itertools.repeat(synthetic_batch(self._labels, batch_size, self.shape, self._views))
 
     def ordered(self, batch_size: int, world: Any = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one small batch, for methods that look at their training images before they start."""

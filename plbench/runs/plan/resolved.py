@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from plbench.errors import PlbenchError, PluginError, did_you_mean, first_invalid
+from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Method, Stage, Task
 from plbench.models.backbones import feature_shape
 from plbench.progress import counted
@@ -125,8 +126,10 @@ def complete(
         except PlbenchError as error:
             raise type(error)(f"stage {stage.name!r} of method {method.name!r}: {error}") from error
         stages[stage.name] = (stage, plan)
-    if not stages:  # report errors of the constructor, such as a table that would not fit, before anything trains
-        construct(method, params, task)
+    if not stages:  # report what the method refuses, such as a table that would not fit, before anything trains
+        made = construct(method, params, task)
+        if base.regime == "finetune" and method.transform is not Method.transform:
+            Guarded(made).transform(TrainTransform(eval_transform(base.model), base.plan))
         if base.model.is_spatial:
             labels = protocol_data.train(base.train_part).labels
             check_takes_maps(lambda: construct(method, params, task), base.model, labels)
