@@ -25,7 +25,7 @@ _COST = ("image_passes", "head_images", "trainings", "trials", "hours", "images_
 
 def as_json(board: Values) -> str:
     """Return all values of a board."""
-    return json.dumps(board, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(board, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def as_csv(board: Values) -> str:

@@ -243,6 +243,7 @@ def draw(found: dict[Curve, list[Point]], path: Path) -> None:
                         values = [getattr(one, name) / unit for one in points]
                         axes.loglog([one.size for one in points], values, "o-", markersize=3, linewidth=1, label=label)
                 axes.grid(color="#e0e0e0", linewidth=0.5)
+                axes.minorticks_off()
                 axes.legend(fontsize=6.5, loc="upper left", frameon=False)
                 axes.set_ylim(top=axes.get_ylim()[1] * 8)  # room for the legend
                 if row:
