@@ -29,6 +29,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 from timm.data import ImageNetInfo
 
+from plbench.cli.console import show_progress
 from plbench.loading.batches import ImageLoader
 from plbench.loading.transforms import EvalTransform
 from plbench.models.backbones import packaged_weights
@@ -102,12 +103,17 @@ def main() -> None:
     vectors = read_vectors(given.vectors)
     info = ImageNetInfo("imagenet-1k")
     names = [embed_name(info.index_to_description(index).partition(",")[0], vectors) for index in range(1000)]
-    workspace = workspace_of({"data_root": given.data_root})
+    workspace = workspace_of({"data_root": given.data_root, "progress": show_progress()})
     dataset, net = open_dataset(given.dataset, workspace), classifier()
     transform = EvalTransform(given.size, tuple(net.default_cfg["mean"]), tuple(net.default_cfg["std"]))
     ids: list[str] = []
     likely: list[np.ndarray] = []
     splits = dataset.used_splits()
+    labels = dataset.split(splits[0]).labels
+    named = {name: embed_name(name, vectors) for name in labels.class_names}
+    if unknown := [name for name, embedding in named.items() if embedding is None]:
+        parser.error(f"{given.vectors} has no word of class {unknown[0]!r}; give vectors of more words")
+    classes = unit(np.stack([named[name] for name in labels.class_names]))
     for split in splits:
         images = dataset.split(split).images
         loader = ImageLoader(images, transform, min_side=given.size, workers=workspace.workers)
@@ -123,8 +129,6 @@ def main() -> None:
         ids += [f"{split}/{image_id}" for image_id in images.ids]
     all_likely = np.concatenate(likely).astype(float)
     embedded = unit(embed_images(all_likely, names))
-    labels = dataset.split(splits[0]).labels
-    classes = unit(np.stack([embed_name(name, vectors) for name in labels.class_names]))
     first = slice(0, len(dataset.split(splits[0]).images))
     cosines, wanted = embedded[first] @ classes.T, uncertainty(all_likely[first])
     scale = brentq(lambda scale: uncertainty(softmax(scale * cosines, axis=1)) - wanted, 1e-3, SCALE)
