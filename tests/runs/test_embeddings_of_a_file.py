@@ -96,7 +96,7 @@ def test_zero_shot_scores_are_those_of_the_test_images(make_workspace: MakeWorks
     assert record.cost is not None and record.cost.standard is not None
     assert record.cost.standard.image_passes == record.cost.standard.head == 0
     row = SimpleNamespace(records=(record,))
-    assert "uses a vision-language model" in _Row.why_unranked.fget(row)  # no board ranks it
+    assert "uses embeddings of another model" in _Row.why_unranked.fget(row)  # no board ranks it
     estimate = estimate_runs([plan_run(Request("tiny", "zero-shot", embeddings=file, seed=3), workspace)], workspace)
     assert (estimate.words, estimate.steps_left, len(estimate.items)) == ("only scoring", 0, 1)
 
