@@ -1,5 +1,6 @@
 """A step beside a bare loop over the same model, optimiser and data; a large last layer beside a naive loss."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from plbench.training.inputs import FeatureInputs
 
 pytestmark = pytest.mark.bench
 
-NUM_IMAGES, BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES = 256, 32, 96, 80
+NUM_IMAGES, BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES = 512, 32, 96, 80
 LARGE_CLASSES, LARGE_BATCH, WIDTH = 9600, 1024, 512
 REPEATS = 5
 EXECUTION = Execution(torch.device("cuda" if torch.cuda.is_available() else "cpu"), "float32")
@@ -33,7 +34,7 @@ EXECUTION = Execution(torch.device("cuda" if torch.cuda.is_available() else "cpu
 def all_cores() -> Iterator[None]:
     """The tests' own settings leave one core to each worker."""
     before = torch.get_num_threads()
-    torch.set_num_threads(torch.get_num_interop_threads() * 2)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     yield
     torch.set_num_threads(before)
 
