@@ -61,9 +61,24 @@ def test_sizes_are_said_before_the_data_is_here(
     assert re.search(r"the network takes about [\d.]+ (s|min|h) on (cpu|cuda) \(measured on random images\)", said.err)
 
 
-@pytest.mark.parametrize("wrong", [["--image-size", 0], ["--image-size", 10**5], ["--backbone", "no_such_net"]])
-def test_what_cannot_be_measured_is_left_out(wrong: list[object], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--image-size", 0], "image_size = 0 is not valid"),
+        (["--image-size", 10**5], "image_size = 100000 is not valid"),
+        (["--backbone", "no_such_net"], "'no_such_net' is not a timm model"),
+        (["--simulate", "fcp=3"], "there is no simulation 'fcp'"),
+        (["--recipe", "no_such_recipe"], "has no recipe 'no_such_recipe'"),
+    ],
+)
+def test_a_mistake_is_said_before_the_data_is_here(wrong: list[object], message: str, tmp_path: Path) -> None:
     said = plbench("run", "-m", "ce-ignore", "--dataset", "coco", "--data-root", tmp_path, *wrong, "--dry-run")
+    assert said.code == 2 and message in said.err and "steps in all" not in said.err
+
+
+def test_what_takes_long_to_measure_is_left_out(tmp_path: Path) -> None:
+    size = ["--image-size", 1088]
+    said = plbench("run", "-m", "ce-ignore", "--dataset", "coco", "--data-root", tmp_path, *size, "--dry-run")
     assert said.code == 2 and "steps in all" in said.err and "measured on" not in said.err
 
 

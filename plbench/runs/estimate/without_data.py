@@ -55,7 +55,7 @@ def describe_without_data(
         regime = given.get("regime") or recipe.regime
         asked = {name: given[name] for name in ("backbone", "image_size") if given.get(name) is not None}
         took = ""
-        # mistakes in these values are reported once the data is available
+        # a network that cannot be built with these values is reported once the data is available
         with contextlib.suppress(ValidationError, PlbenchError):
             model = ModelSpec.model_validate({**recipe.model.model_dump(), **asked})
             if model.image_size <= _LARGEST:

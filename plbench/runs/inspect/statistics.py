@@ -9,6 +9,7 @@ import numpy as np
 
 from plbench.data.labels import PartialLabels
 from plbench.data.lettering import drawable_names, dress
+from plbench.data.simulation import parse
 from plbench.errors import PlbenchError
 from plbench.files import write_atomically
 from plbench.runs.plan.label_check import notes_on_names
@@ -30,8 +31,10 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: i
         seed: of the run whose labels are counted.
 
     Raises:
-        DataError: if files are missing or malformed.
+        DataError: if files are missing or malformed. PlbenchError: if the simulation does not exist.
     """
+    if simulate is not None:
+        parse(simulate)  # before files are read or drawn
     dataset = open_dataset(name, workspace)
     protocol = choose_protocol(dataset, simulate, None)
     if not is_official(dataset, protocol):

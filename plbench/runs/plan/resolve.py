@@ -9,6 +9,7 @@ from typing import Any
 from plbench.data.dataset import Dataset
 from plbench.data.digests import file_sha256
 from plbench.data.embeddings import keep_embeddings
+from plbench.data.simulation import parse
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.models.backbones import Backbone, default_normalisation, resolve_backbone, weights_path
 from plbench.randomness import seeded
@@ -142,19 +143,25 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
         PlbenchError: if anything in the request does not exist or fit; nothing has been computed then.
         MissingWeightsError: if only the weights are missing.
     """
+    kind = workspace.registry.dataset(request.dataset)
+    # before files are read or drawn, which may take minutes
+    if request.simulate is not None:
+        parse(request.simulate)
+    recipe = _choose_recipe(kind, request.recipe)
+    regime = request.regime or recipe.regime
+    if regime not in recipe.plans:
+        raise PlbenchError(
+            f"recipe {recipe.name!r} of dataset {kind.name!r} has no plan for the {regime} regime; give "
+            f'`regime="{recipe.regime}"` or another recipe'
+        )
+    model = _choose_model(recipe, request.model)
+    plan = checked(Plan, {**recipe.plans[regime].model_dump(), **request.plan}, "training plan")
     dataset = _opened_dataset(request.dataset, workspace, opened)
     protocol = choose_protocol(dataset, request.simulate, request.simulation_seed, selection=request.selection)
     skipped = check_images(dataset, protocol, workspace, skip=request.skip_unreadable)
     duplicates = check_apart(dataset, protocol, workspace, skipped, allow=request.allow_duplicates)
     if skipped or duplicates or not is_official(dataset, protocol):
         protocol = custom(protocol)
-    recipe = _choose_recipe(dataset, request.recipe)
-    regime = request.regime or recipe.regime
-    if regime not in recipe.plans:
-        raise PlbenchError(
-            f"recipe {recipe.name!r} of dataset {dataset.name!r} has no plan for the {regime} regime; give "
-            f'`regime="{recipe.regime}"` or another recipe'
-        )
     for note in recipe.notes:
         workspace.reporter.note(f"recipe {recipe.name}: {note}")
     protocol_data = _checked_data(
@@ -164,10 +171,10 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
         protocol=protocol,
         dataset_fingerprint=fingerprint(dataset, workspace),
         method=without_source(""),
-        model=_choose_model(recipe, request.model),
+        model=model,
         regime=regime,
         recipe=recipe.name,
-        plan=checked(Plan, {**recipe.plans[regime].model_dump(), **request.plan}, "training plan"),
+        plan=plan,
         precision=request.precision or ("bfloat16" if workspace.device.type == "cuda" else "float32"),
         seed=0,
         selection=request.selection,
@@ -181,12 +188,12 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
     if base.model.weights == "pretrained":
         workspace.reporter.line(f"Looking for the weights of {base.model.backbone}, here and on timm's hub")
     try:
-        model = _with_weights(base.model, workspace)
+        with_weights = _with_weights(base.model, workspace)
     except PlbenchError as error:
         if base.model.weights != "pretrained":
             raise
         raise MissingWeightsError(str(error), ResolvedSetting(base, protocol_data, recipe)) from error
-    return ResolvedSetting(base.model_copy(update={"model": model}), protocol_data, recipe)
+    return ResolvedSetting(base.model_copy(update={"model": with_weights}), protocol_data, recipe)
 
 
 def _refuse_of_backbone(spec: RunSpec) -> None:
@@ -299,7 +306,7 @@ def _deciding_processes(spec: RunSpec, workspace: Workspace) -> int | None:
     return number if shares or draws_alone(backbone) else None
 
 
-def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:
+def _choose_recipe(dataset: Dataset | type[Dataset], name: str | None) -> Recipe:
     recipes = {recipe.name: recipe for recipe in dataset.recipes}
     if name is None:
         return dataset.recipes[0]

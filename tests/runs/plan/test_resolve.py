@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -134,3 +135,25 @@ def test_a_table_that_would_not_fit_is_refused_before_anything_trains(
     monkeypatch.setattr("plbench.losses.sample_state.MAX_STATE_BYTES", 100)
     with pytest.raises(PlbenchError, match="keeps pseudo-labels"):
         plan_run(request, make_workspace())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"simulate": "fpc=abc"}, "fpc needs a number, not 'abc'"),
+        ({"simulate": "fcp=3"}, "there is no simulation 'fcp'"),
+        ({"recipe": "nothere"}, "has no recipe 'nothere'"),
+        ({"plan": {"epochs": 0}}, "epochs"),
+        ({"model": {"backbone": "resnet51"}}, "'resnet51' is not a timm model"),
+        ({"model": {"head_width": 0}}, "head_width"),
+    ],
+)
+def test_what_needs_no_data_is_refused_before_any_is_read(
+    wrong: dict[str, Any], message: str, tiny_dataset: type[Any], make_workspace: Make
+) -> None:
+    class Unread(tiny_dataset):  # type: ignore[misc]
+        def prepare(self, report: Any) -> None:
+            raise AssertionError("it was read")
+
+    with pytest.raises(PlbenchError, match=re.escape(message)):
+        plan_run(Request("tiny", "ce-ignore", **wrong), make_workspace(Unread))
