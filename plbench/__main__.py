@@ -17,9 +17,12 @@ def main() -> None:
     # pydantic searches all installed packages for its plugins, which takes 30 ms per command
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from plbench.cli import main as run
+    from plbench.training.interruption import Interrupt
 
     for number, handler in before.items():
         signal.signal(number, handler)
+    if before[signal.SIGINT] is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, Interrupt())
     sys.unraisablehook = _report
     run()
 

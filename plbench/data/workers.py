@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import signal
 from collections.abc import Iterator
 
 from plbench.errors import DataError, PlbenchError
@@ -11,6 +12,11 @@ from plbench.errors import DataError, PlbenchError
 # from torch's DataLoader: worker killed or raised, shared memory or file descriptor not available
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 _SIGNS = ("DataLoader worker", "shared memory", "ancdata", "shm")
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Ignore Ctrl-C in a worker, which a terminal also sends to it: the main process ends its workers in order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

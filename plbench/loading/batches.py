@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from plbench.data.workers import failures_in_words
+from plbench.data.workers import failures_in_words, ignore_interrupts
 from plbench.errors import PlbenchError
 from plbench.loading.jpegs import JpegDecoder, JpegFiles
 from plbench.loading.order import reading_ahead
@@ -95,7 +95,7 @@ class ImageLoader:
                 collate_fn=partial(_collate, self._route),
                 pin_memory=self._device.type == "cuda",
                 generator=torch.Generator(),  # otherwise it would use the global generator for unused worker seeds
-                worker_init_fn=_single_thread,
+                worker_init_fn=_start,
                 prefetch_factor=4 if self._workers else None,
                 persistent_workers=self._workers > 0,
             )
@@ -174,6 +174,7 @@ def _collate(route: Route, items: Sequence[tuple[Any, int]]) -> tuple[Any, Tenso
     return route.collate(made), torch.tensor(rows, dtype=torch.int64)
 
 
-def _single_thread(worker: int) -> None:
+def _start(worker: int) -> None:
+    ignore_interrupts(worker)
     # there are as many workers as cores (docs/loading.md)
     torch.set_num_threads(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -19,7 +18,6 @@ from test_cli import SHORT, Outcome, plbench, words_with, write_coco
 from plbench.errors import PlbenchError
 from plbench.training import distributed, launch
 from plbench.training.distributed import joined
-from plbench.training.interruption import Stopped, listening
 
 FAILING = '''
 import os
@@ -179,23 +177,3 @@ class TestFailures:
     def test_arguments_without_an_option(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "argv", ["plbench", "run", "--nproc", "2", "-m", "x", "--nproc=3"])
         assert launch.arguments_without("--nproc") == ["run", "-m", "x"]
-
-
-class TestListening:
-    def test_a_signal_is_noted_and_the_next_one_ends(self) -> None:
-        before = signal.getsignal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt), listening() as heard:
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert heard.number == signal.SIGTERM
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)  # until it is heard
-        assert signal.getsignal(signal.SIGINT) is before
-
-    def test_among_several_it_may_be_told_twice(self) -> None:
-        with listening(among_several=True) as heard:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-            assert heard.number == signal.SIGINT
-
-    def test_a_stop_says_by_what(self) -> None:
-        assert str(Stopped(signal.SIGTERM)) == "stopped by SIGTERM"

@@ -37,7 +37,7 @@ from plbench.data.shards.shards import (
     shard_name,
 )
 from plbench.data.text_column import write_batch
-from plbench.data.workers import failures_in_words
+from plbench.data.workers import failures_in_words, ignore_interrupts
 from plbench.errors import DataError
 from plbench.files import unwritable, write_atomically, write_json
 from plbench.files.paths import refuse_links
@@ -247,6 +247,7 @@ class _Packing:
             num_workers=self.workers,
             collate_fn=list,
             generator=torch.Generator(),
+            worker_init_fn=ignore_interrupts,
             prefetch_factor=4 if self.workers else None,
         )
         failed = 0
